@@ -1,0 +1,242 @@
+"""The client: `connect()`, `Client`, `Job`.
+
+The embedded service is found through the entry-point group `graphir.services`, so that the language never
+imports the scheduler. A service takes graphs and arrays and gives JSON data and arrays; `Service` is all that
+the client asks of it.
+"""
+
+import json
+import os
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from importlib.metadata import entry_points
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+import numpy as np
+from tqdm import tqdm
+
+from graphir.errors import JobCancelled, JobFailed, ServiceUnavailable
+from graphir.graph import Graph
+
+Array = np.ndarray[Any, Any]
+GROUP = "graphir.services"
+ENDED = ("succeeded", "failed", "cancelled")
+WAIT_SECONDS = 5.0
+
+
+class Service(Protocol):
+    """What runs jobs."""
+
+    def submit(self, graph: Graph, feeds: Mapping[str, Any], options: Mapping[str, Any]) -> str:
+        """Accept a job; its id."""
+
+    def plan(
+        self,
+        graph: Graph,
+        feeds: Mapping[str, Any],
+        *,
+        chunk: Mapping[str, int] | None = None,
+        cut: list[str] | None = None,
+    ) -> Any:
+        """The plan of a job that is not run."""
+
+    def job_plan(self, id: str) -> Any:
+        """The plan of a job."""
+
+    def jobs(self) -> list[str]:
+        """The ids of jobs, the latest first."""
+
+    def status(self, id: str) -> dict[str, Any]:
+        """status, step, steps and error."""
+
+    def events(self, id: str, after: int = 0, wait: float = 0.0) -> list[dict[str, Any]]:
+        """Events after a number."""
+
+    def cancel(self, id: str) -> None:
+        """Stop a job."""
+
+    def result(self, id: str) -> dict[str, Array]:
+        """The outputs of a job that succeeded."""
+
+    def close(self) -> None:
+        """Stop what was started."""
+
+
+class Job:
+    """A submitted job."""
+
+    def __init__(self, service: Service, id: str) -> None:
+        self._service, self.id = service, id
+
+    @property
+    def status(self) -> str:
+        """queued, running, succeeded, failed or cancelled."""
+        return str(self._service.status(self.id)["status"])
+
+    def result(self, timeout: float | None = None) -> dict[str, Array]:
+        """Wait for the outputs; JobFailed, JobCancelled, or TimeoutError after `timeout` seconds."""
+        for _ in self._follow(timeout):
+            pass
+        state = self._service.status(self.id)
+        if state["status"] != "succeeded":
+            raise _error(self.id, state)
+        return self._service.result(self.id)
+
+    def events(self) -> Iterator[dict[str, Any]]:
+        """What has happened and what happens until the job ends, as JSON data."""
+        for batch in self._follow(None):
+            yield from batch
+
+    def progress(self) -> None:
+        """Show a live bar on standard error until the job ends."""
+        state = self._service.status(self.id)
+        with tqdm(total=state["steps"], desc=f"job {self.id[-6:]}", unit="step") as bar:
+            for event in self.events():
+                if event["type"] == "step_done":
+                    bar.set_postfix({name: f"{float(value):.4g}" for name, value in event["scalars"]}, refresh=False)
+                    bar.update(event["step"] + 1 - bar.n)
+
+    def cancel(self) -> None:
+        """Stop the job after the step under way."""
+        self._service.cancel(self.id)
+
+    def plan(self) -> Any:
+        """How the job is cut and run."""
+        return self._service.job_plan(self.id)
+
+    def timeline(self, path: str | os.PathLike[str]) -> None:
+        """Write the job's steps so far as a Chrome trace (chrome://tracing, Perfetto)."""
+        events = self._service.events(self.id)
+        begin = events[0]["time"] if events else 0.0
+        trace = []
+        for before, event in zip(events, events[1:], strict=False):
+            name = f"step {event['step']}" if event["type"] == "step_done" else event["type"]
+            span = {"ts": (before["time"] - begin) * 1e6, "dur": (event["time"] - before["time"]) * 1e6}
+            details = {key: event[key] for key in event if key not in ("time", "type")}
+            trace.append({"name": name, "ph": "X", "pid": 1, "tid": 1, "cat": "job", **span, "args": details})
+        Path(path).write_text(json.dumps({"traceEvents": trace, "displayTimeUnit": "ms"}))
+
+    def __repr__(self) -> str:
+        return f"<Job {self.id}: {self.status}>"
+
+    def _follow(self, timeout: float | None) -> Iterator[list[dict[str, Any]]]:
+        deadline = None if timeout is None else time.monotonic() + timeout
+        after = 0
+        while True:
+            ended = self._service.status(self.id)["status"] in ENDED
+            left = WAIT_SECONDS if deadline is None else deadline - time.monotonic()
+            batch = self._service.events(self.id, after, 0.0 if ended else max(0.0, min(left, WAIT_SECONDS)))
+            if batch:
+                after = batch[-1]["seq"]
+                yield batch
+            elif ended:
+                return
+            elif left <= 0:
+                raise TimeoutError(f"job {self.id} is {self.status} after {timeout:g} s; wait longer or cancel it")
+
+
+class Client:
+    """A connection to a service; a context manager that closes what `connect` started."""
+
+    def __init__(self, service: Service) -> None:
+        self.service = service
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stop what `connect` started."""
+        self.service.close()
+
+    def submit(
+        self,
+        graph: Graph,
+        feeds: Mapping[str, Any],
+        *,
+        fetch: Sequence[str] | None = None,
+        cut: Sequence[str] | None = None,
+        chunk: Mapping[str, int] | None = None,
+        carry: Mapping[str, str] | None = None,
+        steps: int = 1,
+        batch: int | None = None,
+        checkpoint_every: int | None = None,
+        backend: str = "numpy",
+        reproducible: bool = True,
+        deadline: float | None = None,
+        retries: int = 3,
+        name: str | None = None,
+        key: str | None = None,
+    ) -> Job:
+        """Send a job; what is wrong with graph, feeds or options is raised here."""
+        options = {
+            "fetch": None if fetch is None else list(fetch),
+            "cut": None if cut is None else list(cut),
+            "chunk": None if chunk is None else dict(chunk),
+            "carry": None if carry is None else dict(carry),
+            "steps": steps, "batch": batch, "checkpoint_every": checkpoint_every, "backend": backend,
+            "reproducible": reproducible, "deadline": None if deadline is None else float(deadline),
+            "retries": retries, "name": name, "key": key,
+        }  # fmt: skip
+        return Job(self.service, self.service.submit(graph, feeds, options))
+
+    def map(self, graph: Graph, feeds: Iterable[Mapping[str, Any]], **options: Any) -> list[dict[str, Array]]:
+        """One graph, many values: a job each; their results in order."""
+        jobs = [self.submit(graph, each, **options) for each in feeds]
+        return [job.result() for job in jobs]
+
+    def plan(
+        self,
+        graph: Graph,
+        feeds: Mapping[str, Any],
+        *,
+        workers: int | None = None,
+        chunk: Mapping[str, int] | None = None,
+        cut: Sequence[str] | None = None,
+    ) -> Any:
+        """How a job would be cut; the plan is the same for any number of workers."""
+        return self.service.plan(graph, feeds, chunk=chunk, cut=None if cut is None else list(cut))
+
+    def jobs(self) -> list[Job]:
+        """The latest jobs, the latest first."""
+        return [Job(self.service, id) for id in self.service.jobs()]
+
+    def job(self, id: str) -> Job:
+        """Find a job again."""
+        self.service.status(id)
+        return Job(self.service, id)
+
+
+def connect(
+    url: str | None = None,
+    *,
+    workers: int | None = None,
+    directory: str | os.PathLike[str] | None = None,
+    token: str | None = None,
+) -> Client:
+    """A client of an embedded service. workers: Ray workers, by default one a core; directory: keeps jobs."""
+    if url is not None:
+        raise ServiceUnavailable(f"HTTP is not in this version, so {url!r} cannot be reached; use connect()")
+    found = [point for point in entry_points(group=GROUP) if point.name == "embedded"]
+    if not found:
+        raise ServiceUnavailable("no embedded service is installed; pip install 'gradfleet[cluster]'")
+    try:
+        make = found[0].load()
+    except ImportError as error:
+        raise ServiceUnavailable(f"{error}; pip install 'gradfleet[cluster]'") from error
+    service: Service = make(directory=directory, workers=workers)
+    return Client(service)
+
+
+def _error(id: str, state: Mapping[str, Any]) -> JobFailed | JobCancelled:
+    error = state["error"] or {}
+    if state["status"] == "cancelled":
+        return JobCancelled(f"job {id}: {error.get('message', 'cancelled')}")
+    trace = f"\n\n{error['worker'] or 'driver'} says:\n{error['traceback']}" if error.get("traceback") else ""
+    return JobFailed(f"job {id} failed: {error.get('message')}{trace}")

@@ -1,0 +1,87 @@
+"""Typed errors: one class for each broken rule.
+
+Every message says what is wrong, where (node and source line) and what to do. `at` adds the place
+to an error raised by code that only knew what was wrong.
+"""
+
+from typing import Self
+
+
+class GraphError(Exception):
+    """Base of every error that Gradfleet raises on purpose."""
+
+    def at(self, where: str) -> Self:
+        """The same error with the place appended; a place that is already there is kept."""
+        message = str(self.args[0]) if self.args else ""
+        if "\n  at " in message:
+            return self
+        self.args = (f"{message}\n  at {where}", *self.args[1:])
+        return self
+
+
+class ShapeError(GraphError):
+    """Shapes, ranks, axes or dimension sizes do not fit."""
+
+
+class DTypeError(GraphError):
+    """Data types do not fit an operation."""
+
+
+class AttributeValueError(GraphError):
+    """An operation's attribute is missing, surplus or out of its range."""
+
+
+class UnknownOpError(GraphError):
+    """A graph names an operation that this version does not have."""
+
+
+class DisconnectedError(GraphError):
+    """A derivative was asked for along a path that does not exist or is not differentiable."""
+
+
+class InvariantError(GraphError):
+    """A graph breaks an invariant of the intermediate representation."""
+
+
+class FormatError(GraphError):
+    """Bytes are not a valid file of the format they claim."""
+
+
+class LimitError(GraphError):
+    """Something is larger than the stated limit."""
+
+
+class FeedError(GraphError):
+    """Values given for a graph's inputs are missing, surplus or of the wrong form."""
+
+
+class EvaluationError(GraphError):
+    """A kernel failed on the values it was given."""
+
+
+class NonFiniteError(GraphError):
+    """A NaN or an infinity appeared where `check_finite=True` forbids it."""
+
+
+class DatasetError(GraphError):
+    """A dataset cannot be read as asked."""
+
+
+class PlanError(GraphError):
+    """A graph cannot be partitioned or planned as asked."""
+
+
+class JobFailed(GraphError):
+    """A job ended without a result; the message carries the cause."""
+
+
+class JobCancelled(GraphError):
+    """A job was cancelled before it had a result."""
+
+
+class ServiceUnavailable(GraphError):
+    """The service cannot be reached or cannot be started."""
+
+
+class Unauthorized(GraphError):
+    """The service does not accept the caller's credentials."""

@@ -1,0 +1,192 @@
+"""Reductions other than the sum, and softmax. `mean`, `var` and the like are built from these in `graphir.array`."""
+
+from typing import Any
+
+import numpy as np
+
+from graphir.axes import AxisRule
+from graphir.example import Example, Sample
+from graphir.node import Array, Node, Op, Rule
+from graphir.ops.arithmetic import divide, multiply, subtract
+from graphir.ops.layout import fill_like, infer_reduction, reduce_sum, reduction_axes, spread
+from graphir.ops.rules import NUMBERS, letters, need_axis, need_kind
+from graphir.ops.select import cast, equal, stop_gradient, where
+from graphir.ops.transcendental import exp, finite_or_zero
+from graphir.types import INT64, TensorType
+
+_MATRIX = Sample((3, 4))
+
+
+def _reduction(name: str, doc: str, kernel: Rule, combine: str, kinds: str, vjp: Any, **more: Any) -> Op:
+    def infer(x: TensorType, *, axes: tuple[int, ...]) -> TensorType:
+        need_kind(x, kinds)
+        return infer_reduction(x, axes=axes)
+
+    sample = Sample((3, 4), "bool") if kinds == "b" else _MATRIX
+    cube = Sample((2, 3, 4), "bool") if kinds == "b" else Sample((2, 3, 4), "float64", 0.5, 2.0)
+    return Op(
+        name,
+        doc,
+        arity=1,
+        attrs={"axes": "ints"},
+        infer=infer,
+        kernel=kernel,
+        vjp=vjp,
+        axes=reduction_axes(combine),
+        examples=(Example((sample,), {"axes": (0,)}), Example((cube,), {"axes": (0, 2)})),
+        **more,
+    )
+
+
+def _extremum_vjp(ct: Node, out: Node, x: Node, *, axes: tuple[int, ...]) -> Node:
+    """Shared evenly among the elements that are extremal."""
+    winners = cast(equal(x, spread(out, x, axes)), dtype=x.type.dtype.name)
+    return multiply(spread(divide(ct, reduce_sum(winners, axes=axes)), x, axes), winners)
+
+
+def _prod_vjp(ct: Node, out: Node, x: Node, *, axes: tuple[int, ...]) -> Node:
+    """The product of the other elements, also where one element is zero."""
+    zero = equal(x, fill_like(x, 0))
+    filled = where(zero, fill_like(x, 1), x)
+    zeros = reduce_sum(cast(zero, dtype=x.type.dtype.name), axes=axes)
+    nonzero = spread(reduce_prod(filled, axes=axes), x, axes)
+    count = spread(zeros, x, axes)
+    at_zero = where(equal(count, fill_like(x, 1)), nonzero, fill_like(x, 0))
+    elsewhere = where(equal(count, fill_like(x, 0)), divide(nonzero, filled), fill_like(x, 0))
+    return multiply(spread(ct, x, axes), where(zero, at_zero, elsewhere))
+
+
+def _logsumexp_kernel(x: Array, *, axes: tuple[int, ...]) -> Array:
+    top = np.max(x, axis=axes, keepdims=True, initial=-np.inf)
+    top = np.where(np.isfinite(top), top, np.zeros((), x.dtype))
+    with np.errstate(divide="ignore"):
+        total = np.log(np.sum(np.exp(x - top), axis=axes, keepdims=True))
+    return np.asarray(np.squeeze(total + top, axis=axes), x.dtype)
+
+
+reduce_max: Op = _reduction(
+    "max",
+    "The largest element over axes; NaN if one is.",
+    lambda x, *, axes: np.asarray(np.max(x, axis=axes)),
+    "max",
+    NUMBERS,
+    (_extremum_vjp,),
+)
+reduce_min: Op = _reduction(
+    "min",
+    "The smallest element over axes; NaN if one is.",
+    lambda x, *, axes: np.asarray(np.min(x, axis=axes)),
+    "min",
+    NUMBERS,
+    (_extremum_vjp,),
+)
+reduce_prod: Op = _reduction(
+    "prod",
+    "The product over axes, in the input's dtype.",
+    lambda x, *, axes: np.asarray(np.prod(x, axis=axes, dtype=x.dtype)),
+    "prod",
+    NUMBERS,
+    (_prod_vjp,),
+)
+reduce_all: Op = _reduction(
+    "all",
+    "Whether all elements hold.",
+    lambda x, *, axes: np.asarray(np.all(x, axis=axes)),
+    "all",
+    "b",
+    "bool carries no derivative",
+)
+reduce_any: Op = _reduction(
+    "any",
+    "Whether any element holds.",
+    lambda x, *, axes: np.asarray(np.any(x, axis=axes)),
+    "any",
+    "b",
+    "bool carries no derivative",
+)
+logsumexp: Op = _reduction(
+    "logsumexp",
+    "log(sum(exp(x))) over axes without overflow.",
+    _logsumexp_kernel,
+    "logaddexp",
+    "f",
+    (
+        lambda ct, out, x, *, axes: multiply(
+            spread(ct, x, axes), exp(subtract(x, spread(finite_or_zero(out), x, axes)))
+        ),
+    ),
+    cost=12,
+)
+
+# ---- softmax ----
+
+
+def _infer_softmax(x: TensorType, *, axes: tuple[int, ...]) -> TensorType:
+    need_kind(x, "f")
+    infer_reduction(x, axes=axes)
+    return x
+
+
+def _softmax_kernel(x: Array, *, axes: tuple[int, ...]) -> Array:
+    powers = np.exp(x - np.max(x, axis=axes, keepdims=True))
+    return np.asarray(powers / np.sum(powers, axis=axes, keepdims=True))
+
+
+def _softmax_vjp(ct: Node, out: Node, x: Node, *, axes: tuple[int, ...]) -> Node:
+    along = spread(reduce_sum(multiply(ct, out), axes=axes), x, axes)
+    return multiply(out, subtract(ct, along))
+
+
+def _softmax_from_sums(x: Node, *, axes: tuple[int, ...]) -> Node:
+    powers = exp(subtract(x, spread(stop_gradient(reduce_max(x, axes=axes)), x, axes)))
+    return divide(powers, spread(reduce_sum(powers, axes=axes), x, axes))
+
+
+def _softmax_axes(types: tuple[TensorType, ...], attrs: dict[str, Any]) -> AxisRule:
+    names = letters(types[0].rank)
+    return AxisRule((names,), names, None, frozenset(names[axis] for axis in attrs["axes"]))
+
+
+softmax: Op = Op(
+    "softmax",
+    "exp(x) / sum(exp(x)) over axes, without overflow.",
+    arity=1,
+    attrs={"axes": "ints"},
+    infer=_infer_softmax,
+    kernel=_softmax_kernel,
+    vjp=(_softmax_vjp,),
+    axes=_softmax_axes,
+    examples=(Example((_MATRIX,), {"axes": (1,)}), Example((_MATRIX,), {"axes": (0, 1)})),
+    decompose=_softmax_from_sums,
+    cost=12,
+)
+
+# ---- positions ----
+
+
+def _arg(name: str, doc: str, kernel: Rule) -> Op:
+    def infer(x: TensorType, *, axis: int) -> TensorType:
+        need_kind(x, NUMBERS)
+        need_axis(x, axis)
+        return infer_reduction(x, axes=(axis,)).with_dtype(INT64)
+
+    def axes(types: tuple[TensorType, ...], attrs: dict[str, Any]) -> AxisRule:
+        names = letters(types[0].rank)
+        gone = names[attrs["axis"]]
+        return AxisRule((names,), tuple(n for n in names if n != gone), None, frozenset({gone}))
+
+    return Op(
+        name,
+        doc,
+        arity=1,
+        attrs={"axis": "int"},
+        infer=infer,
+        kernel=lambda x, *, axis: np.asarray(kernel(x, axis=axis), np.int64),
+        vjp="a position: it carries no derivative",
+        axes=axes,
+        examples=(Example((_MATRIX,), {"axis": 0}), Example((_MATRIX,), {"axis": 1})),
+    )
+
+
+argmax: Op = _arg("argmax", "The position of the first largest element along an axis.", np.argmax)
+argmin: Op = _arg("argmin", "The position of the first smallest element along an axis.", np.argmin)

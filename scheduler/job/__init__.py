@@ -1,0 +1,1 @@
+"""One job: what a client submits, its state table, its journal and its blobs."""

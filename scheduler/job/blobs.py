@@ -1,0 +1,228 @@
+"""Blobs on a local directory, named by the SHA-256 of their bytes.
+
+A blob is written beside its place, synchronised to disk, and renamed into it; so a blob that exists is
+whole, whatever is killed when, and several writers of one blob do not disturb each other. What is read
+is verified: each `get`, and the first `path` or `view` of a file as long as the file is not changed. A
+damaged blob is never handed out, and putting the same bytes again repairs it.
+"""
+
+import hashlib
+import mmap
+import os
+import re
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from io import BufferedReader
+from pathlib import Path
+
+from graphir.errors import FormatError, GraphError, LimitError
+
+CHUNK = 1 << 20
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+
+Stamp = tuple[int, int, int]
+Bytes = bytes | bytearray | memoryview
+
+
+class BlobMissing(GraphError):
+    """No blob has this digest."""
+
+
+class BlobCorrupt(GraphError):
+    """The bytes on disk are not those that were stored."""
+
+
+class BlobMismatch(GraphError):
+    """The bytes received are not those that their sender named."""
+
+
+class BlobWriteFailed(GraphError):
+    """A blob cannot be written."""
+
+
+class Blobs:
+    """Content-addressed blobs under `root`. One object may be used by several threads."""
+
+    def __init__(self, root: str | os.PathLike[str]) -> None:
+        self.root = Path(root).absolute()
+        self._incoming = self.root / "incoming"
+        self._verified: dict[str, Stamp] = {}
+        with self._writing():
+            self._incoming.mkdir(parents=True, exist_ok=True)
+
+    def put(self, source: Bytes | os.PathLike[str]) -> str:
+        """Store bytes, or the bytes of a file, and return their digest."""
+        if isinstance(source, os.PathLike):
+            with open(source, "rb") as file:
+                return self.put_stream(_chunks(file))
+        digest = hashlib.sha256(source).hexdigest()
+        return digest if self._is_intact(digest) else self.put_stream([source], expect=digest)
+
+    def put_stream(self, chunks: Iterable[Bytes], *, expect: str | None = None, limit: int | None = None) -> str:
+        """Store the bytes of all chunks and return their digest.
+
+        Nothing is kept when the digest is not `expect` or when there are more than `limit` bytes.
+        """
+        if expect is not None:
+            self._place(expect)
+        with self._temporary() as (handle, temporary):
+            digest = self._receive(chunks, handle, limit)
+            if expect not in (None, digest):
+                raise BlobMismatch(f"received bytes have digest {digest}, not {expect}; send the blob again")
+            if not self._is_intact(digest):
+                self._publish(handle, temporary, digest)
+        return digest
+
+    def get(self, digest: str) -> bytes:
+        """The blob's bytes, verified."""
+        path = self._place(digest)
+        try:
+            data = path.read_bytes()
+        except FileNotFoundError:
+            raise _missing(digest, path) from None
+        found = hashlib.sha256(data).hexdigest()
+        if found != digest:
+            raise _corrupt(digest, path, found)
+        return data
+
+    def path(self, digest: str) -> Path:
+        """A local file with the blob's bytes, verified; it must not be written."""
+        path = self._place(digest)
+        try:
+            with path.open("rb") as file:
+                self._verify(digest, path, file)
+        except FileNotFoundError:
+            raise _missing(digest, path) from None
+        return path
+
+    def view(self, digest: str) -> memoryview:
+        """The blob's bytes, verified, mapped into memory and read-only."""
+        path = self._place(digest)
+        try:
+            with path.open("rb") as file:
+                self._verify(digest, path, file)
+                if os.fstat(file.fileno()).st_size == 0:
+                    return memoryview(b"")
+                return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        except FileNotFoundError:
+            raise _missing(digest, path) from None
+
+    def has(self, digest: str) -> bool:
+        """Whether the blob is here; its bytes are verified when they are read."""
+        return self._place(digest).is_file()
+
+    def size(self, digest: str) -> int:
+        """The blob's number of bytes."""
+        path = self._place(digest)
+        try:
+            return path.stat().st_size
+        except FileNotFoundError:
+            raise _missing(digest, path) from None
+
+    def sweep(self, before: float) -> int:
+        """Remove what killed writers left behind before this time (seconds since the epoch); count it."""
+        count = 0
+        for left in self._incoming.iterdir():
+            with suppress(FileNotFoundError):
+                if left.stat().st_mtime < before:
+                    left.unlink()
+                    count += 1
+        return count
+
+    def _place(self, digest: str) -> Path:
+        if not _DIGEST.fullmatch(digest):
+            raise FormatError(f"{digest[:100]!r} does not name a blob; a name is 64 lower-case hex digits")
+        return self.root / digest[:2] / digest[2:]
+
+    def _verify(self, digest: str, path: Path, file: BufferedReader) -> None:
+        stamp = _stamp(file.fileno())
+        if self._verified.get(digest) == stamp:
+            return
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+        if found != digest:
+            raise _corrupt(digest, path, found)
+        self._verified[digest] = stamp
+
+    def _is_intact(self, digest: str) -> bool:
+        try:
+            self.path(digest)
+        except (BlobMissing, BlobCorrupt):
+            return False
+        return True
+
+    def _receive(self, chunks: Iterable[Bytes], handle: int, limit: int | None) -> str:
+        digest, size = hashlib.sha256(), 0
+        for chunk in chunks:
+            size += memoryview(chunk).nbytes
+            if limit is not None and size > limit:
+                raise LimitError(f"a blob has more than {limit} bytes, which is the limit; send less")
+            digest.update(chunk)
+            with self._writing():
+                _write(handle, chunk)
+        return digest.hexdigest()
+
+    def _publish(self, handle: int, temporary: Path, digest: str) -> None:
+        path = self._place(digest)
+        with self._writing():
+            os.fchmod(handle, 0o444)
+            os.fsync(handle)
+            with suppress(FileExistsError):
+                path.parent.mkdir()
+                _sync_directory(self.root)
+            temporary.rename(path)
+            _sync_directory(path.parent)
+        self._verified[digest] = _stamp(handle)
+
+    @contextmanager
+    def _temporary(self) -> Iterator[tuple[int, Path]]:
+        with self._writing():
+            handle, name = tempfile.mkstemp(dir=self._incoming)
+        try:
+            yield handle, Path(name)
+        finally:
+            os.close(handle)
+            with suppress(FileNotFoundError):  # it was renamed into its place
+                os.unlink(name)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            reason = f"{self.root}: {error.strerror or error}"
+            raise BlobWriteFailed(f"cannot write a blob under {reason}; check space and permissions") from error
+
+
+def _chunks(file: BufferedReader) -> Iterator[bytes]:
+    while chunk := file.read(CHUNK):
+        yield chunk
+
+
+def _write(handle: int, chunk: Bytes) -> None:
+    if memoryview(chunk).nbytes == 0:
+        return
+    view = memoryview(chunk).cast("B")
+    while view:
+        view = view[os.write(handle, view) :]
+
+
+def _stamp(handle: int) -> Stamp:
+    status = os.fstat(handle)
+    return status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _sync_directory(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _missing(digest: str, path: Path) -> BlobMissing:
+    return BlobMissing(f"there is no blob {digest} (looked for {path}); upload it again")
+
+
+def _corrupt(digest: str, path: Path, found: str) -> BlobCorrupt:
+    return BlobCorrupt(f"blob {digest} is damaged: {path} holds bytes with digest {found}; upload the same data again")

@@ -1,0 +1,156 @@
+"""The database schema, one for SQLite and PostgreSQL, its version, and how an engine is opened.
+
+The journal (`events`) is the truth; `jobs.state` and the columns beside it repeat what replaying it
+gives, written in the same transaction. Job ids are 26 lower-case letters and digits and sort by time of
+submission. SQLite runs in WAL mode; every writing transaction takes the write lock at its start, so it
+waits instead of failing half-way.
+"""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from json import dumps
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    URL,
+    Column,
+    Connection,
+    Double,
+    Engine,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+    create_engine,
+    event,
+    insert,
+    inspect,
+    make_url,
+    select,
+)
+from sqlalchemy.exc import ArgumentError
+from sqlalchemy.pool import ConnectionPoolEntry
+
+from graphir.errors import GraphError
+
+SCHEMA = 1
+BUSY_SECONDS = 30
+WRITES = "gradfleet_writes"
+
+metadata = MetaData()
+
+schema_version = Table("gradfleet_schema", metadata, Column("version", Integer, primary_key=True))
+
+jobs = Table(
+    "jobs",
+    metadata,
+    Column("id", String(26), primary_key=True),
+    Column("owner", String(128), nullable=False),
+    Column("name", Text),
+    Column("key", Text),
+    Column("spec", JSON, nullable=False),
+    Column("status", String(16), nullable=False),
+    Column("state", JSON, nullable=False),
+    Column("result", String(64)),
+    Column("seq", Integer, nullable=False),
+    Column("created", Double, nullable=False),
+    Column("updated", Double, nullable=False),
+    UniqueConstraint("owner", "key", name="jobs_owner_key"),
+    Index("jobs_status", "status", "id"),
+    Index("jobs_owner", "owner", "id"),
+)
+
+events = Table(
+    "events",
+    metadata,
+    Column("job", String(26), ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
+    Column("seq", Integer, primary_key=True, autoincrement=False),
+    Column("time", Double, nullable=False),
+    Column("type", String(32), nullable=False),
+    Column("payload", JSON, nullable=False),
+)
+
+# From each older version to the next one, in the transaction that opens the database.
+UPGRADES: Mapping[int, Callable[[Connection], None]] = {}
+
+
+class StoreError(GraphError):
+    """A job database cannot be used as asked."""
+
+
+class SchemaTooNew(StoreError):
+    """A newer release of Gradfleet has written this database."""
+
+
+def open_engine(url: str, *, durable: bool) -> Engine:
+    """An engine for the URL, with the settings that the store relies on."""
+    try:
+        parsed = make_url(url)
+    except ArgumentError:
+        raise StoreError(f"{url!r} is not a database URL; use for example sqlite:////path/jobs.db") from None
+    if parsed.get_backend_name() == "sqlite":
+        _check_file(parsed)
+    try:
+        engine = create_engine(parsed, json_serializer=partial(dumps, allow_nan=False, separators=(",", ":")))
+    except (ImportError, ArgumentError) as error:
+        text = parsed.render_as_string()
+        raise StoreError(f"cannot open database {text}: {error}; install its driver or change it") from None
+    if engine.dialect.name == "sqlite":
+        _prepare_sqlite(engine, durable=durable)
+    return engine
+
+
+def _check_file(url: URL) -> None:
+    path = url.database
+    if not path or path == ":memory:" or "mode=memory" in path:
+        raise StoreError("a job database in memory cannot be shared by threads; give a file instead")
+    try:
+        Path(path).absolute().parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(f"cannot make the directory of {path}: {error.strerror}; choose another") from None
+
+
+def _prepare_sqlite(engine: Engine, *, durable: bool) -> None:
+    def connected(connection: Any, _: ConnectionPoolEntry) -> None:
+        connection.isolation_level = None  # the driver starts no transaction by itself; `begun` does
+        cursor = connection.cursor()
+        cursor.execute(f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000}")
+        cursor.execute("PRAGMA journal_mode = WAL")
+        cursor.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+        cursor.execute("PRAGMA foreign_keys = ON")
+        cursor.close()
+
+    def begun(connection: Connection) -> None:
+        writes = connection.get_execution_options().get(WRITES, False)
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+    event.listen(engine, "connect", connected)
+    event.listen(engine, "begin", begun)
+
+
+def prepare_schema(connection: Connection, where: str) -> None:
+    """Make the tables of a new database, bring those of an old one up to date, refuse a newer one."""
+    present = set(inspect(connection).get_table_names())
+    if schema_version.name not in present:
+        foreign = sorted(present & {jobs.name, events.name})
+        if foreign:
+            raise StoreError(f"{where} has a table {foreign[0]!r} that is not ours; use a database of its own")
+        metadata.create_all(connection)
+        connection.execute(insert(schema_version).values(version=SCHEMA))
+        return
+    version = connection.execute(select(schema_version.c.version)).scalar_one()
+    if version > SCHEMA:
+        raise SchemaTooNew(
+            f"{where} has schema {version}, this release knows up to {SCHEMA}; upgrade Gradfleet, or use "
+            "another database"
+        )
+    for older in range(version, SCHEMA):
+        UPGRADES[older](connection)
+    if version < SCHEMA:
+        connection.execute(schema_version.update().values(version=SCHEMA))

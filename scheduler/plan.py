@@ -1,0 +1,89 @@
+"""Plan: the steps that evaluate a graph with one dimension cut into chunks.
+
+A plan is a sequence of steps, each of which is a Graph: "map" runs once a chunk, "combine" joins partial results
+pairwise along a fixed binary tree over the chunks, "single" runs once. Values between steps are named; a
+value is whole (one array), shard (a slice of one axis for each chunk) or partial (a summand for each chunk).
+Chunk borders and the tree depend on the graph, the data and the chunk size only, never on the workers.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
+
+from graphir.graph import Graph
+from graphir.types import TensorType
+
+Layout: TypeAlias = Literal["whole", "shard", "partial"]
+Kind: TypeAlias = Literal["map", "combine", "single"]
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """A value between steps: its type when whole, its layout, the cut axis (shard) or operator (partial)."""
+
+    id: str
+    type: TensorType
+    layout: Layout
+    axis: int | None = None
+    combine: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """How a step's program gets one input.
+
+    input: the program's input name. value: the id of what is read. `axis` is None for reading what is there
+    (the whole value, or this chunk's own shard or partial); a number, in a map step, for reading this chunk's
+    slice of a whole value along that axis ("scatter"). A shard read by a single step is gathered along its axis.
+    """
+
+    input: str
+    value: str
+    axis: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step; `program`'s outputs are named by the value ids it writes.
+
+    A combine step has the program inputs "left" and "right" and one output, and reads one partial value.
+    A map step's program has the cut dimension under the name `Plan.local` with an offset, beside the whole one.
+    """
+
+    kind: Kind
+    stage: int
+    program: Graph
+    reads: tuple[Read, ...]
+    writes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What `partition` makes and drivers perform.
+
+    feeds: value id of each graph input (its own name); outputs: value id of each graph output, whole or shard
+    (a shard output is gathered by the driver). borders: chunk k covers borders[k]:borders[k + 1] of `cut`.
+    """
+
+    graph: Graph
+    sizes: dict[str, int]
+    cut: str | None
+    borders: tuple[int, ...]
+    values: dict[str, Value]
+    steps: tuple[Step, ...]
+    outputs: dict[str, str]
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def chunks(self) -> int:
+        """The number of chunks."""
+        return len(self.borders) - 1
+
+    @property
+    def local(self) -> str:
+        """The name of the cut dimension inside a map step's program."""
+        return f"{self.cut}.local"
+
+    @property
+    def stages(self) -> int:
+        """The number of map stages."""
+        return len({step.stage for step in self.steps if step.kind == "map"})

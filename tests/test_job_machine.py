@@ -1,0 +1,159 @@
+"""The job's state table under a driver that obeys its commands and a world that disturbs it."""
+
+import json
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from scheduler.job.events import (
+    CancelRequested,
+    Checkpointed,
+    DeadlinePassed,
+    Event,
+    Finished,
+    Release,
+    Restore,
+    Resumed,
+    RunStep,
+    SaveCheckpoint,
+    Started,
+    StepDone,
+    StoreResult,
+    TaskFailed,
+    WorkerLost,
+    event_from_json,
+    event_to_json,
+    scalars,
+)
+from scheduler.job.spec import JobSpec
+from scheduler.job.state import Checkpoint, Job, Status, new_job, replay, transition
+
+BLOB = "b" * 64
+
+
+class JobMachine(RuleBasedStateMachine):
+    """A driver that obeys commands, and a world that disturbs it."""
+
+    @initialize(steps=st.integers(1, 6), retries=st.integers(0, 3), every=st.none() | st.integers(1, 3))
+    def submit(self, steps: int, retries: int, every: int | None) -> None:
+        self.spec = JobSpec(graph="a" * 64, steps=steps, retries=retries, checkpoint_every=every)
+        self.job = new_job(self.spec)
+        self.journal: list[Event] = []
+        self.work: RunStep | StoreResult | None = None
+        self.to_save: list[int] = []
+        self.time = 0.0
+
+    def happen(self, event: Event) -> None:
+        before = self.job
+        self.job, commands = transition(before, event)
+        self.journal.append(event)
+        self.check_change(before, event)
+        for command in commands:
+            match command:
+                case RunStep() | StoreResult():
+                    assert self.job.status is Status.RUNNING
+                    self.work = command
+                case Restore(step, blob):
+                    saved = self.job.checkpoint
+                    assert saved == (Checkpoint(step, blob) if blob is not None else None)
+                case SaveCheckpoint(step):
+                    self.to_save.append(step)
+                case Release():
+                    assert self.job.status.terminal
+                    self.work = None
+
+    def check_change(self, before: Job, event: Event) -> None:
+        after = self.job
+        if before.status.terminal:
+            assert after is before
+        if after.step < before.step:
+            assert isinstance(event, Resumed) or (isinstance(event, WorkerLost) and event.state_lost)
+        assert after.step <= before.step + 1
+        assert after.furthest >= before.furthest
+        assert after.attempt >= before.attempt
+        assert after.failures <= before.failures + 1
+        if after.failures < before.failures:
+            assert after.furthest > before.furthest
+        if before.checkpoint is not None:
+            assert after.checkpoint is not None
+            assert after.checkpoint.step >= before.checkpoint.step
+
+    def now(self) -> float:
+        self.time += 1.0
+        return self.time
+
+    @precondition(lambda self: self.job.status is Status.QUEUED)
+    @rule()
+    def start(self) -> None:
+        self.happen(Started(self.now(), "r"))
+
+    @precondition(lambda self: self.work is not None)
+    @rule(value=st.floats())
+    def finish_work(self, value: float) -> None:
+        match self.work:
+            case RunStep(step, attempt):
+                self.happen(StepDone(self.now(), step, attempt, scalars({"loss": value})))
+            case StoreResult(attempt):
+                self.happen(Finished(self.now(), attempt, BLOB))
+
+    @precondition(lambda self: self.job.status is not Status.QUEUED)
+    @rule(lost=st.booleans(), age=st.integers(0, 2))
+    def lose_worker(self, lost: bool, age: int) -> None:
+        attempt = max(1, self.job.attempt - age)
+        self.happen(WorkerLost(self.now(), attempt, "w", "killed", lost))
+
+    @precondition(lambda self: self.job.status is not Status.QUEUED)
+    @rule(deterministic=st.sampled_from([False, False, False, True]), age=st.integers(0, 2))
+    def fail_task(self, deterministic: bool, age: int) -> None:
+        attempt = max(1, self.job.attempt - age)
+        event = TaskFailed(self.now(), attempt, "E", "m", "t", "n", "w", deterministic)
+        self.happen(event)
+
+    @precondition(lambda self: self.job.status is not Status.QUEUED and self.to_save)
+    @rule()
+    def save(self) -> None:
+        self.happen(Checkpointed(self.now(), self.to_save.pop(0), BLOB))
+
+    @precondition(lambda self: self.job.status is Status.RUNNING)
+    @rule()
+    def restart(self) -> None:
+        self.to_save.clear()
+        self.happen(Resumed(self.now(), "r"))
+
+    @precondition(lambda self: self.time > 15)
+    @rule()
+    def cancel(self) -> None:
+        self.happen(CancelRequested(self.now()))
+
+    @precondition(lambda self: self.time > 15)
+    @rule()
+    def pass_deadline(self) -> None:
+        self.happen(DeadlinePassed(self.now(), 1.0))
+
+    @invariant()
+    def consistent(self) -> None:
+        job = self.job
+        assert 0 <= job.step <= job.furthest <= job.steps
+        assert 0 <= job.failures <= job.retries
+        assert job.checkpoint is None or 0 < job.checkpoint.step <= min(job.furthest, job.steps - 1)
+        assert job.status.terminal == (job.ended is not None)
+        assert (job.status is Status.SUCCEEDED) == (job.result is not None)
+        assert (job.status in (Status.FAILED, Status.CANCELLED)) == (job.error is not None)
+        assert (job.status is Status.RUNNING) == (self.work is not None)
+        if isinstance(self.work, RunStep):
+            assert self.work == RunStep(job.step, job.attempt)
+        elif isinstance(self.work, StoreResult):
+            assert self.work == StoreResult(job.attempt)
+
+    @invariant()
+    def rebuilt(self) -> None:
+        text = json.dumps([event_to_json(event) for event in self.journal], allow_nan=False)
+        again = [event_from_json(data) for data in json.loads(text)]
+        assert again == self.journal
+        assert replay(self.spec, again) == self.job
+        assert Job.from_json(json.loads(json.dumps(self.job.to_json(), allow_nan=False))) == self.job
+
+
+TestJobMachine = JobMachine.TestCase
+TestJobMachine.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)

@@ -1,0 +1,1 @@
+"""Running a graph on one machine: executor, back-ends, dataset readers and the Ray actor."""
