@@ -11,12 +11,15 @@ from typing import Any
 import numpy as np
 
 from graphir import dims, expr
-from graphir.errors import AttributeValueError, DTypeError, ShapeError
+from graphir.errors import AttributeValueError, ShapeError
 from graphir.expr import FUNCTIONS, Expr, as_expr, binary, broadcast_to, cast, match_dtypes, unary
 from graphir.node import Op
-from graphir.ops import arithmetic, contraction, indexing, layout, reduction, select, sources, transcendental
+from graphir.ops import arithmetic, indexing, layout, reduction, select, sources, transcendental
 from graphir.origin import located
-from graphir.types import BOOL, INT64, Shape, as_dtype, as_shape, broadcast_shapes, float_for, promote
+from graphir.products import einsum as einsum
+from graphir.products import element_count
+from graphir.products import matmul as matmul
+from graphir.types import BOOL, INT64, as_dtype, as_shape, broadcast_shapes, float_for
 
 Function = Callable[..., Expr]
 
@@ -290,7 +293,7 @@ def logsumexp(x: Any, /, axis: Any = None, *, keepdims: bool = False) -> Expr:
 @located
 def count(value: Expr, axes: tuple[int, ...]) -> Expr:
     """The number of elements along axes, in the value's dtype; symbolic sizes stay symbolic."""
-    total = _total(tuple(value.shape[axis] for axis in axes))
+    total = element_count(tuple(value.shape[axis] for axis in axes))
     if isinstance(total, int):
         return constant(total, value.dtype)
     return cast(Expr(sources.size(dim=total)), value.dtype)
@@ -334,17 +337,10 @@ def log_softmax(x: Any, /, axis: Any = -1) -> Expr:
 
 def _position(op: Op, x: Any, axis: int | None, keepdims: bool) -> Expr:
     value = as_expr(x)
-    flat = value if axis is not None else Expr(layout.reshape(value.node, shape=(_total(value.shape),)))
+    flat = value if axis is not None else Expr(layout.reshape(value.node, shape=(element_count(value.shape),)))
     where_ = 0 if axis is None else normal_axis(axis, value.ndim)
     result = Expr(op(flat.node, axis=where_))
     return _keep(result, value, _axes(axis, value.ndim), keepdims)
-
-
-def _total(shape: Shape) -> dims.Dim:
-    total: dims.Dim = 1
-    for d in shape:
-        total = dims.multiply(total, d)
-    return total
 
 
 @located
@@ -381,55 +377,6 @@ def take_along_axis(x: Any, indices: Any, /, axis: int = -1) -> Expr:
     rest = broadcast_shapes(*[(*v.shape[:at], 1, *v.shape[at + 1 :]) for v in (value, index)])
     grown = [broadcast_to(v, (*rest[:at], v.shape[at], *rest[at + 1 :])).node for v in (value, index)]
     return Expr(indexing.take_along_axis(*grown, axis=at))
-
-
-# ---- products ----
-
-
-@located
-def matmul(x1: Any, x2: Any, /) -> Expr:
-    """The matrix product with the standard's rules for vectors and broadcast leading axes."""
-    left, right = match_dtypes(as_expr(x1), as_expr(x2), keep_bool=False)
-    if left.ndim == 0 or right.ndim == 0:
-        raise ShapeError(f"cannot multiply {left.node.type} and {right.node.type}: use * for scalars")
-    if left.ndim == 1:
-        return _drop(matmul(_insert(left, 0), right), -2 if right.ndim > 1 else 0)
-    if right.ndim == 1:
-        return _drop(matmul(left, _insert(right, 1)), -1)
-    if left.ndim > 2 and right.ndim == 2:
-        rows = Expr(layout.reshape(left.node, shape=(_total(left.shape[:-1]), left.shape[-1])))
-        product = contraction.matmul(rows.node, right.node)
-        return Expr(layout.reshape(product, shape=(*left.shape[:-1], right.shape[-1])))
-    batch = broadcast_shapes(left.shape[:-2], right.shape[:-2])
-    grown = [broadcast_to(v, (*batch, *v.shape[-2:])).node for v in (left, right)]
-    return Expr(contraction.matmul(*grown))
-
-
-def _insert(x: Expr, axis: int) -> Expr:
-    return Expr(layout.reshape(x.node, shape=(*x.shape[:axis], 1, *x.shape[axis:])))
-
-
-def _drop(x: Expr, axis: int) -> Expr:
-    at = axis % x.ndim
-    return Expr(layout.reshape(x.node, shape=(*x.shape[:at], *x.shape[at + 1 :])))
-
-
-@located
-def einsum(subscripts: str, /, *operands: Any) -> Expr:
-    """A sum of products by numpy's subscripts: 'ij,jk->ik'; an index occurs at most once in an operand."""
-    values = [as_expr(operand) for operand in operands]
-    if not values:
-        raise AttributeValueError("einsum needs at least one operand")
-    text = subscripts.replace(" ", "")
-    if "->" not in text:
-        letters = text.replace(",", "")
-        text += "->" + "".join(sorted(c for c in set(letters) if letters.count(c) == 1))
-    dtype = values[0].dtype
-    for value in values[1:]:
-        dtype = promote(dtype, value.dtype)
-    if dtype == BOOL:
-        raise DTypeError("einsum needs numbers, not bool; cast the operands")
-    return Expr(contraction.einsum(*[cast(value, dtype).node for value in values], subscripts=text))
 
 
 FUNCTIONS |= ELEMENTWISE

@@ -10,6 +10,7 @@ import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import entry_points
+from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
@@ -111,7 +112,7 @@ class Job:
         events = self._service.events(self.id)
         begin = events[0]["time"] if events else 0.0
         trace = []
-        for before, event in zip(events, events[1:], strict=False):
+        for before, event in pairwise(events):
             name = f"step {event['step']}" if event["type"] == "step_done" else event["type"]
             span = {"ts": (before["time"] - begin) * 1e6, "dur": (event["time"] - before["time"]) * 1e6}
             details = {key: event[key] for key in event if key not in ("time", "type")}

@@ -112,7 +112,7 @@ class Expr:
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **kwargs: Any) -> Any:
         reductions = {"add": "sum", "multiply": "prod", "maximum": "max", "minimum": "min"}
         if method == "reduce" and ufunc.__name__ in reductions:
-            return _from_numpy(reductions[ufunc.__name__], inputs, kwargs)
+            return _from_numpy(reductions[ufunc.__name__], inputs, {"axis": 0, **kwargs})
         if method != "__call__" or kwargs:
             what = (
                 f"np.{ufunc.__name__}.{method}" if method != "__call__" else f"np.{ufunc.__name__} with {list(kwargs)}"

@@ -151,7 +151,7 @@ def _values(inputs: Any) -> Iterable[Any]:
 
 def _check_inputs(found: list[Node], ordered: list[Node], named: dict[str, Node]) -> None:
     if len(named) != len(ordered):
-        twice = [node for node in ordered if named[node.attr("name")] is not node][0]
+        twice = next(node for node in ordered if named[node.attr("name")] is not node)
         raise InvariantError(
             f"two inputs are named {twice.attr('name')!r}: {twice.type} and {named[twice.attr('name')].type}; "
             "rename one or give both the same type"
