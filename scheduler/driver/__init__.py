@@ -1,0 +1,1 @@
+"""Drivers: whatever performs a plan and reports what happened."""

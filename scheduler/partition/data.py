@@ -1,0 +1,234 @@
+"""Cut one named dimension into chunks: from placements to map, combine and single steps."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from graphir import dims
+from graphir.errors import PlanError
+from graphir.graph import Graph
+from graphir.node import Node, made_by
+from graphir.ops import arithmetic, select, transcendental
+from graphir.ops.sources import input_
+from graphir.origin import Origin
+from graphir.types import TensorType
+from scheduler.partition.placement import Placement, localised, lower, place
+from scheduler.plan import Kind, Plan, Read, Step, Value
+
+JOIN = {
+    "sum": arithmetic.add,
+    "prod": arithmetic.multiply,
+    "max": arithmetic.maximum,
+    "min": arithmetic.minimum,
+    "logaddexp": transcendental.logaddexp,
+    "all": select.logical_and,
+    "any": select.logical_or,
+}
+"""The op that joins two partial results."""
+
+CHUNKS = 16
+"""How many chunks a dimension is cut into unless the caller says how large a chunk is."""
+
+
+@dataclass
+class _Program:
+    """A step's program while it is being made."""
+
+    kind: Kind
+    stage: int
+    images: dict[Node, Node] = field(default_factory=dict)
+    reads: dict[str, Read] = field(default_factory=dict)
+    leaves: list[Node] = field(default_factory=list)
+
+    def read(self, name: str, type_: TensorType, value: str, axis: int | None) -> Node:
+        """A program input that takes a value."""
+        node = input_(name=name, dtype=type_.dtype.name, shape=type_.shape)
+        if name not in self.reads:
+            self.reads[name] = Read(name, value, axis)
+            self.leaves.append(node)
+        return node
+
+
+def borders(size: int, chunk: int | None) -> tuple[int, ...]:
+    """Where chunks begin and end; by default 16 chunks, a function of the size alone."""
+    if size < 1:
+        raise PlanError("the dimension to cut has size 0: there is nothing to evaluate; feed at least one row")
+    rows = -(-size // CHUNKS) if chunk is None else chunk
+    if rows < 1:
+        raise PlanError(f"a chunk has at least one row, not {rows}")
+    return (*range(0, size, rows), size)
+
+
+def partition(graph: Graph, sizes: Mapping[str, int], cut: str | None = None, chunk: int | None = None) -> Plan:
+    """The plan that evaluates `graph` with dimension `cut` in chunks of `chunk` rows; PlanError if it cannot be."""
+    if cut is not None and cut not in graph.sizes:
+        raise PlanError(f"no input has the dimension {cut!r}; the named sizes are {list(graph.sizes)}")
+    with made_by(Origin("pass", of="partition")):
+        lowered = graph if cut is None else lower(graph, cut)
+        placed, notes = ({}, []) if cut is None else place(lowered, cut)
+        builder = _Builder(lowered, placed, cut)
+        steps, values = builder.build()
+    ends = (0, 1) if cut is None else borders(sizes[cut], chunk)
+    outputs = {name: builder.whole_or_shard(node) for name, node in lowered.outputs.items()}
+    return Plan(graph, dict(sizes), cut, ends, values, steps, outputs, tuple(dict.fromkeys(notes)))
+
+
+class _Builder:
+    """Turns placements into steps, then drops what nobody reads."""
+
+    def __init__(self, graph: Graph, placed: dict[Node, Placement], cut: str | None) -> None:
+        self.graph, self.cut = graph, cut
+        self.renaming = {} if cut is None else {cut: f"{cut}.local"}
+        self.placed = placed or {
+            node: Placement("whole", 0 if node.inputs else -1, free=not node.inputs and node.op.name != "input")
+            for node in graph.nodes
+        }
+        self.names = {node: f"v{k}" for k, node in enumerate(graph.nodes)}
+        self.names |= {node: f"feed:{name}" for name, node in graph.inputs.items()}
+        self.wanted: dict[str, Node] = {}
+        self.values: dict[str, Value] = {}
+        self.programs: dict[tuple[int, Kind], _Program] = {}
+
+    def build(self) -> tuple[tuple[Step, ...], dict[str, Value]]:
+        for node in self.graph.nodes:
+            p = self.placed[node]
+            if node.op.name == "input" or p.free:
+                continue
+            self._compute(node, p)
+        for node in self.graph.outputs.values():
+            self.whole_or_shard(node)
+        return self._steps(), self.values
+
+    # ---- values ----
+
+    def _value(self, node: Node, whole: bool) -> str:
+        """The id of a node's value as it is made, or whole; asking for it makes it wanted."""
+        p = self.placed[node]
+        name = self.names[node] if not whole or p.layout == "whole" else f"{self.names[node]}.whole"
+        self.wanted.setdefault(name, node)
+        layout = "whole" if whole else p.layout
+        kept = layout == "shard", layout == "partial"
+        self.values.setdefault(
+            name, Value(name, node.type, layout, p.axis if kept[0] else None, p.combine if kept[1] else None)
+        )
+        return name
+
+    def whole_or_shard(self, node: Node) -> str:
+        """The value id of an output: a shard is gathered by the driver, a partial is combined."""
+        return self._value(node, self.placed[node].layout != "shard")
+
+    def _program(self, stage: int, kind: Kind) -> _Program:
+        return self.programs.setdefault((stage, kind), _Program(kind, stage))
+
+    # ---- nodes ----
+
+    def _compute(self, node: Node, p: Placement) -> None:
+        kind: Kind = "single" if p.layout == "whole" else "map"
+        program = self._program(p.stage, kind)
+        needs = p.needs or (None,) * len(node.inputs)
+        inputs = tuple(self._input(program, i, axis, p) for i, axis in zip(node.inputs, needs, strict=True))
+        program.images[node] = localised(node, inputs, p.axis, self.renaming)
+
+    def _input(self, program: _Program, node: Node, axis: int | None, user: Placement) -> Node:
+        p = self.placed[node]
+        if p.free:
+            return self._clone(program, node, axis if program.kind == "map" else None)
+        if program.kind == "map" and p.layout == "shard" and p.axis == axis:
+            return program.images.get(node) or program.read(
+                self.names[node], self._local(node, axis), self._value(node, False), None
+            )
+        if program.kind == "map" and p.layout == "partial" and user.layout == "partial":
+            return program.images[node]
+        if program.kind == "single" and node in program.images:
+            return program.images[node]
+        if program.kind == "map":
+            value = self._gathered(node)
+            name = value if axis is None else f"{value}[{axis}]"
+            return program.read(name, self._local(node, axis), value, axis)
+        value = self._value(node, p.layout != "shard")
+        return program.read(value, node.type, value, None)
+
+    def _gathered(self, node: Node) -> str:
+        """The id of the whole value; a shard is gathered by the single step of its stage."""
+        p = self.placed[node]
+        if p.layout == "shard":
+            program = self._program(p.stage, "single")
+            name = self._value(node, True)
+            program.images[node] = program.read(self.names[node], node.type, self._value(node, False), None)
+            return name
+        return self._value(node, True)
+
+    def _clone(self, program: _Program, node: Node, axis: int | None) -> Node:
+        """A free node made again where it is used, along `axis` for this chunk only."""
+        rule = node.op.axis_rule(tuple(i.type for i in node.inputs), node.attrs)
+        needs: tuple[int | None, ...] = (None,) * len(node.inputs)
+        if axis is not None:
+            if rule is None or not rule.can_cut(rule.output[axis]):
+                raise PlanError(f"{node!r} cannot be made a chunk at a time along axis {axis}; cut another dimension")
+            needs = tuple(rule.axis_in(rule.output[axis], k) for k in range(len(node.inputs)))
+        inputs = tuple(
+            self._input(program, i, a, Placement("whole", -1)) for i, a in zip(node.inputs, needs, strict=True)
+        )
+        return localised(node, inputs, axis, self.renaming)
+
+    def _local(self, node: Node, axis: int | None) -> TensorType:
+        if axis is None:
+            return node.type
+        shape = list(node.type.shape)
+        shape[axis] = dims.rename(shape[axis], self.renaming)
+        return node.type.with_shape(tuple(shape))
+
+    # ---- steps ----
+
+    def _steps(self) -> tuple[Step, ...]:
+        self._free_outputs()
+        steps: list[Step] = []
+        for stage in sorted({stage for stage, _ in self.programs} | {-1}):
+            steps += self._map(stage)
+            steps += self._combines(stage)
+            steps += self._single(stage)
+        return tuple(steps)
+
+    def _free_outputs(self) -> None:
+        """Outputs that are leaves or free nodes are made by a step of their own."""
+        for node in self.graph.outputs.values():
+            if self.placed[node].free:
+                program = self._program(self.placed[node].stage, "single")
+                program.images[node] = self._clone(program, node, None)
+
+    def _map(self, stage: int) -> list[Step]:
+        program = self.programs.get((stage, "map"))
+        if program is None:
+            return []
+        outputs = {self.names[n]: image for n, image in program.images.items() if self._is_wanted(n)}
+        return [self._step(program, outputs)] if outputs else []
+
+    def _is_wanted(self, node: Node) -> bool:
+        name = self.names[node]
+        return name in self.wanted or (self.placed[node].layout == "partial" and f"{name}.whole" in self.wanted)
+
+    def _combines(self, stage: int) -> list[Step]:
+        steps = []
+        for name, node in self.wanted.copy().items():
+            p = self.placed[node]
+            if p.layout != "partial" or p.stage != stage or not name.endswith(".whole") or p.combine is None:
+                continue
+            program = _Program("combine", stage)
+            left = program.read("left", node.type, self._value(node, False), None)
+            right = program.read("right", node.type, self._value(node, False), None)
+            steps.append(self._step(program, {name: JOIN[p.combine](left, right)}))
+        return steps
+
+    def _single(self, stage: int) -> list[Step]:
+        program = self.programs.get((stage, "single"))
+        if program is None:
+            return []
+        outputs = {}
+        for node, image in program.images.items():
+            name = self.names[node] if self.placed[node].layout == "whole" else f"{self.names[node]}.whole"
+            if name in self.wanted:
+                outputs[name] = image
+        return [self._step(program, outputs)] if outputs else []
+
+    def _step(self, program: _Program, outputs: dict[str, Node]) -> Step:
+        graph = Graph(outputs, inputs=program.leaves)
+        return Step(program.kind, program.stage, graph, tuple(program.reads.values()), tuple(outputs))

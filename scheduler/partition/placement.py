@@ -1,0 +1,131 @@
+"""Placements along one cut dimension: one linear pass over a graph, from axis rules alone.
+
+Each node becomes whole (computed once), shard (a slice of one axis for each chunk) or partial (a summand for each
+chunk), in a stage: map(0), combine(0), single(0), map(1), ... Derivative nodes need no rule of their own.
+"""
+
+from dataclasses import dataclass
+
+from graphir import dims
+from graphir.axes import AxisRule
+from graphir.graph import Graph
+from graphir.node import Node, describe, make
+from graphir.walk import rebuild
+from scheduler.plan import Layout
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Where a node's value lives.
+
+    stage: for shard and partial, the map stage that makes it; for whole, the stage after whose combine and
+    single steps it is there (-1: before the first map). needs: for each input of a node in a map step, the axis
+    along which its slice is needed, or None for all of it.
+    """
+
+    layout: Layout
+    stage: int
+    axis: int | None = None
+    combine: str | None = None
+    needs: tuple[int | None, ...] = ()
+    free: bool = False
+
+
+def lower(graph: Graph, cut: str) -> Graph:
+    """Ops that cannot be cut along the dimension but can be taken apart are."""
+
+    def replace(node: Node, inputs: tuple[Node, ...]) -> Node | None:
+        rule = node.op.axis_rule(tuple(i.type for i in inputs), node.attrs)
+        if node.op.decompose is None or rule is None:
+            return None
+        if not any(name in rule.whole for name in _factors_of(rule, inputs, cut)):
+            return None
+        result: Node = node.op.decompose(*inputs, **dict(node.attrs))
+        return result
+
+    image = rebuild(graph.nodes, replace)
+    return Graph({name: image[node] for name, node in graph.outputs.items()}, inputs=graph.inputs)
+
+
+def _factors_of(rule: AxisRule, inputs: tuple[Node, ...], cut: str) -> list[str]:
+    return [
+        name
+        for axes, node in zip(rule.inputs, inputs, strict=True)
+        for name, d in zip(axes, node.type.shape, strict=True)
+        if cut in dims.names(d)
+    ]
+
+
+def place(graph: Graph, cut: str) -> tuple[dict[Node, Placement], list[str]]:
+    """The placement of every node, and for each thing that is not cut the reason."""
+    placed: dict[Node, Placement] = {}
+    notes: list[str] = []
+    for node in graph.nodes:
+        placed[node] = _leaf(node, cut) if not node.inputs else _inner(node, placed, notes, cut)
+    return placed, notes
+
+
+def _leaf(node: Node, cut: str) -> Placement:
+    if node.op.name == "input":
+        for axis, d in enumerate(node.type.shape):
+            if dims.is_multiple_of(d, cut):
+                return Placement("shard", 0, axis)
+        return Placement("whole", -1)
+    return Placement("whole", -1, free=True)
+
+
+def _inner(node: Node, placed: dict[Node, Placement], notes: list[str], cut: str) -> Placement:
+    inputs = [placed[i] for i in node.inputs]
+    stages = [p.stage for p in inputs]
+    if all(p.layout != "shard" for p in inputs):
+        if (
+            node.op.linear
+            and all(p.layout == "partial" and p.combine == "sum" for p in inputs)
+            and len(set(stages)) == 1
+        ):
+            return Placement("partial", stages[0], combine="sum", needs=(None,) * len(inputs))
+        free = all(p.layout == "whole" for p in inputs) and _made_where_used(node, cut)
+        return Placement("whole", max(stages), free=free)
+    rule = node.op.axis_rule(tuple(i.type for i in node.inputs), node.attrs)
+    for position, p in enumerate(inputs):
+        if p.layout != "shard" or p.axis is None or rule is None:
+            continue
+        factor = rule.inputs[position][p.axis]
+        if rule.can_cut(factor):
+            return _cut(node, rule, factor, inputs, notes)
+    reason = "has no axis rule" if rule is None else "needs the whole of the axis"
+    notes.append(f"gathered: {node.op.name} {reason}: {describe(node)}")
+    return Placement("whole", max(stages))
+
+
+def _made_where_used(node: Node, cut: str) -> bool:
+    """Whether a value of whole ones is made again by each step that uses it: views, and what has the cut axis."""
+    along = [axis for axis, d in enumerate(node.type.shape) if cut in dims.names(d)]
+    if not along:
+        return node.op.cheap
+    rule = node.op.axis_rule(tuple(i.type for i in node.inputs), node.attrs)
+    return rule is not None and all(rule.can_cut(rule.output[axis]) for axis in along)
+
+
+def _cut(node: Node, rule: AxisRule, factor: str, inputs: list[Placement], notes: list[str]) -> Placement:
+    needs = tuple(rule.axis_in(factor, position) for position in range(len(inputs)))
+    stage = 0
+    for source, p, axis in zip(node.inputs, inputs, needs, strict=True):
+        own = p.layout == "shard" and p.axis == axis
+        stage = max(stage, p.stage if own else p.stage + 1)
+        if p.layout == "shard" and not own:
+            notes.append(f"gathered: an operand of {node.op.name} is needed whole: {describe(source)}")
+    out = rule.axis_out(factor)
+    if out is None:
+        return Placement("partial", stage, combine=rule.combine, needs=needs)
+    return Placement("shard", stage, out, needs=needs)
+
+
+def localised(node: Node, inputs: tuple[Node, ...], axis: int | None, renaming: dict[str, str]) -> Node:
+    """The node on a chunk: its attribute `shape` names the local size along the cut output axis."""
+    attrs = node.attrs
+    if axis is not None and "shape" in node.op.attrs:
+        shape = list(node.attr("shape"))
+        shape[axis] = dims.rename(shape[axis], renaming)
+        attrs = tuple((name, tuple(shape) if name == "shape" else value) for name, value in attrs)
+    return make(node.op, inputs, attrs, node.raw_origin)
