@@ -1,7 +1,10 @@
 """Gradfleet's language: symbolic tensor graphs, their derivatives, and the client (`import graphir as gi`).
 
-Nothing here imports Ray.
+Nothing here imports Ray; the client is imported when first used.
 """
+
+from importlib import import_module
+from typing import TYPE_CHECKING
 
 from graphir.array import (
     all,
@@ -142,9 +145,23 @@ from graphir.manipulate import (
     transpose,
     unstack,
 )
+from graphir.wire import dump, load, save
+
+if TYPE_CHECKING:
+    from graphir.client import Client, Job, connect
+
+_CLIENT = ("Client", "Job", "connect")
+
+
+def __getattr__(name: str) -> object:
+    if name in _CLIENT:
+        return getattr(import_module("graphir.client"), name)
+    raise AttributeError(f"module 'graphir' has no attribute {name!r}")
+
 
 __all__ = [
     "AttributeValueError",
+    "Client",
     "DTypeError",
     "Dataset",
     "DatasetError",
@@ -156,6 +173,7 @@ __all__ = [
     "Graph",
     "GraphError",
     "InvariantError",
+    "Job",
     "JobCancelled",
     "JobFailed",
     "LimitError",
@@ -192,12 +210,14 @@ __all__ = [
     "ceil",
     "clip",
     "concat",
+    "connect",
     "constant",
     "copysign",
     "cos",
     "cosh",
     "dataset",
     "divide",
+    "dump",
     "einsum",
     "equal",
     "evaluate",
@@ -222,6 +242,7 @@ __all__ = [
     "less",
     "less_equal",
     "linspace",
+    "load",
     "log",
     "log1p",
     "log2",
@@ -254,6 +275,7 @@ __all__ = [
     "remainder",
     "reshape",
     "round",
+    "save",
     "sign",
     "signbit",
     "sin",

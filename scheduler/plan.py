@@ -60,7 +60,7 @@ class Step:
 class Plan:
     """What `partition` makes and drivers perform.
 
-    feeds: value id of each graph input (its own name); outputs: value id of each graph output, whole or shard
+    A graph input is a value under its own name, other values are "%3" and the like. outputs: value id of each graph output, whole or shard
     (a shard output is gathered by the driver). borders: chunk k covers borders[k]:borders[k + 1] of `cut`.
     """
 

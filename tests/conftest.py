@@ -15,7 +15,7 @@ def local_ray() -> Iterator[None]:
     import ray
 
     ray.init(
-        num_cpus=4,
+        num_cpus=6,
         object_store_memory=200 * 2**20,
         include_dashboard=False,
         log_to_driver=False,

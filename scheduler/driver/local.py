@@ -23,7 +23,7 @@ def run_plan(plan: Plan, feeds: Mapping[str, Any], *, check_finite: bool = False
 class _Run:
     def __init__(self, plan: Plan, feeds: Mapping[str, Array], check_finite: bool) -> None:
         self.plan, self.check_finite = plan, check_finite
-        self.whole: dict[str, Array] = {f"feed:{name}": array for name, array in feeds.items()}
+        self.whole: dict[str, Array] = dict(feeds)
         self.chunked: dict[str, list[Array]] = {}
         for name, value in plan.values.items():
             if name in self.whole and value.layout == "shard":

@@ -82,8 +82,8 @@ class _Builder:
             node: Placement("whole", 0 if node.inputs else -1, free=not node.inputs and node.op.name != "input")
             for node in graph.nodes
         }
-        self.names = {node: f"v{k}" for k, node in enumerate(graph.nodes)}
-        self.names |= {node: f"feed:{name}" for name, node in graph.inputs.items()}
+        self.names = {node: f"%{k}" for k, node in enumerate(graph.nodes)}
+        self.names |= {node: name for name, node in graph.inputs.items()}
         self.wanted: dict[str, Node] = {}
         self.values: dict[str, Value] = {}
         self.programs: dict[tuple[int, Kind], _Program] = {}

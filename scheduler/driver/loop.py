@@ -1,0 +1,158 @@
+"""The job loop: obeys the state table's commands with a pool, and reports back what happened.
+
+One job at a time, in one thread. Every event goes through `Store.append`, so that a job cancelled by somebody
+else ends at the next report: its answer is a terminal job and no commands. The loop holds no state that the
+store does not have, except values; a killed loop is followed by another one with `Resumed`.
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from graphir import tensors
+from graphir.errors import GraphError
+from graphir.node import Array
+from scheduler.driver.pool import Feeds, Pool, TaskError, WorkerDied, task_error
+from scheduler.job.blobs import Blobs
+from scheduler.job.events import (
+    Checkpointed,
+    Command,
+    DeadlinePassed,
+    Event,
+    Finished,
+    Release,
+    ReplaceWorker,
+    Restore,
+    Resumed,
+    RunStep,
+    SaveCheckpoint,
+    Started,
+    StepDone,
+    StoreResult,
+    TaskFailed,
+    WorkerLost,
+    scalars,
+)
+from scheduler.job.state import Job, Status
+from scheduler.job.store import Record, Store
+from scheduler.plan import Plan
+
+Clock = Callable[[], float]
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A job's plan and its feeds, arrays in memory and datasets by name."""
+
+    plan: Plan
+    feeds: Feeds
+
+
+class JobLoop:
+    """Runs one job to its end, or until `stop` says so; `changed` is called after each report."""
+
+    def __init__(
+        self,
+        store: Store,
+        blobs: Blobs,
+        pool: Callable[[], Pool],
+        prepare: Callable[[Record], Prepared],
+        *,
+        stop: Callable[[], bool] = lambda: False,
+        changed: Callable[[], None] = lambda: None,
+        clock: Clock = time.time,
+    ) -> None:
+        self._store, self._blobs, self._make_pool, self._prepare = store, blobs, pool, prepare
+        self._stop, self._changed, self._clock = stop, changed, clock
+        self._commands: deque[Command] = deque()
+
+    def run(self, id: str, runner: str) -> Job:
+        """Take a queued or left-over job and perform it."""
+        self._record = record = self._store.job(id)
+        begin = Started if record.job.status is Status.QUEUED else Resumed
+        job = self._report(begin(self._clock(), runner))
+        if job.status.terminal:
+            return job
+        try:
+            self._begin()
+        except GraphError as error:
+            return self._report(self._failed(task_error(error, runner), job.attempt))
+        try:
+            while self._commands and not self._stop():
+                self._obey(self._commands.popleft())
+        finally:
+            self._pool.release()
+        return self._store.job(id).job
+
+    def _begin(self) -> None:
+        spec, prepared = self._record.spec, self._prepare(self._record)
+        self._feeds, self._plan = prepared.feeds, prepared.plan
+        self._pool = self._make_pool()
+        try:
+            self._pool.open(self._plan, self._feeds, spec.carry, spec.fetch or tuple(self._plan.graph.outputs))
+        except TaskError as error:
+            raise GraphError(error.failure.message) from error
+
+    def _obey(self, command: Command) -> None:
+        match command:
+            case Restore(_, blob):
+                self._pool.restore(self._start(blob))
+            case RunStep(step, attempt):
+                self._attempt(attempt, lambda: self._step(step, attempt))
+            case SaveCheckpoint(step):
+                self._attempt(self._store.job(self._record.id).job.attempt, lambda: self._checkpoint(step))
+            case StoreResult(attempt):
+                self._attempt(attempt, lambda: self._finish(attempt))
+            case ReplaceWorker(worker):
+                self._pool.replace(worker)
+            case Release():
+                self._commands.clear()
+
+    def _attempt(self, attempt: int, work: Callable[[], Event]) -> None:
+        deadline = self._record.spec.deadline
+        if deadline is not None and self._clock() > self._record.created + deadline:
+            self._report(DeadlinePassed(self._clock(), deadline))
+            return
+        try:
+            event = work()
+        except WorkerDied as lost:
+            event = WorkerLost(self._clock(), attempt, lost.worker, lost.reason, lost.state_lost)
+        except TaskError as error:
+            event = self._failed(error, attempt)
+        except GraphError as error:  # a blob cannot be written or read
+            event = self._failed(task_error(error, "driver"), attempt)
+        self._report(event)
+
+    def _step(self, step: int, attempt: int) -> Event:
+        numbers = self._pool.step()
+        return StepDone(self._clock(), step, attempt, scalars(numbers))
+
+    def _checkpoint(self, step: int) -> Event:
+        return Checkpointed(self._clock(), step, self._blobs.put(tensors.write(_plain(self._pool.carried()))))
+
+    def _finish(self, attempt: int) -> Event:
+        return Finished(self._clock(), attempt, self._blobs.put(tensors.write(_plain(self._pool.outputs()))))
+
+    def _failed(self, error: TaskError, attempt: int) -> Event:
+        return TaskFailed(self._clock(), attempt, **asdict(error.failure))
+
+    def _start(self, blob: str | None) -> Mapping[str, Array]:
+        if blob is not None:
+            return tensors.read(self._blobs.view(blob), source="a checkpoint")
+        values = {name: self._feeds[name] for name in self._record.spec.carry}
+        return {name: value for name, value in values.items() if isinstance(value, np.ndarray)}
+
+    def _report(self, event: Event) -> Job:
+        appended = self._store.append(self._record.id, [event])
+        self._commands.extend(appended.commands)
+        if appended.job.status.terminal:
+            self._commands.clear()
+        self._changed()
+        return appended.job
+
+
+def _plain(values: Mapping[str, Array]) -> dict[str, Array]:
+    return {name: np.ascontiguousarray(value).reshape(value.shape) for name, value in values.items()}

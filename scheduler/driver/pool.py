@@ -1,0 +1,90 @@
+"""Pool: what the job loop needs of something that performs a plan's iterations, in process or on Ray.
+
+A pool performs one job at a time. `step` runs one iteration and moves on only when all of it succeeded: after
+an error the carried values are those of before, and the step may be run again.
+"""
+
+import traceback
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias
+
+from graphir.dataset import Dataset
+from graphir.node import Array
+from scheduler.job.events import is_deterministic
+from scheduler.plan import Plan
+
+Feeds: TypeAlias = Mapping[str, Array | Dataset]
+
+
+class WorkerDied(Exception):
+    """A worker is gone. `state_lost`: carried values are gone with it."""
+
+    def __init__(self, worker: str, reason: str, *, state_lost: bool = False) -> None:
+        super().__init__(f"worker {worker}: {reason}")
+        self.worker, self.reason, self.state_lost = worker, reason, state_lost
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """An error of a task as the journal tells it."""
+
+    error: str
+    message: str
+    traceback: str
+    node: str | None
+    worker: str
+    deterministic: bool
+
+
+class TaskError(Exception):
+    """A task raised on a living worker."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.message)
+        self.failure = failure
+
+
+def task_error(error: BaseException, worker: str, trace: str | None = None) -> TaskError:
+    """The task's error, with the node that its message names."""
+    message = str(error.args[0]) if error.args else str(error)
+    _, found, place = message.partition("\n  at ")
+    text = trace if trace is not None else "".join(traceback.format_exception(error))
+    node = place.strip() if found else None
+    return TaskError(Failure(type(error).__name__, message, text, node, worker, is_deterministic(error)))
+
+
+class Pool(Protocol):
+    """Workers that perform one job's plan."""
+
+    def open(self, plan: Plan, feeds: Feeds, carry: Mapping[str, str], fetch: Collection[str]) -> None:
+        """Begin a job. carry: the output that feeds each input of the next iteration."""
+
+    def restore(self, carried: Mapping[str, Array]) -> None:
+        """Set the carried values."""
+
+    def step(self) -> dict[str, float]:
+        """Perform one iteration; its 0-d float outputs. Raises WorkerDied or TaskError."""
+
+    def carried(self) -> dict[str, Array]:
+        """The carried values as they are now. Raises WorkerDied."""
+
+    def outputs(self) -> dict[str, Array]:
+        """The outputs of the last iteration that are fetched or carried. Raises WorkerDied."""
+
+    def replace(self, worker: str) -> None:
+        """Start another worker for a dead one."""
+
+    def release(self) -> None:
+        """End the job and forget its values."""
+
+    def close(self) -> None:
+        """Stop what this pool started."""
+
+
+def wanted(plan: Plan, carry: Mapping[str, str], fetch: Collection[str]) -> tuple[list[str], list[str]]:
+    """The outputs to keep, and those among them that are numbers to watch."""
+    types = {name: plan.graph.outputs[name].type for name in plan.graph.outputs}
+    numbers = [name for name, type_ in types.items() if type_.shape == () and type_.dtype.kind == "f"]
+    keep = [name for name in types if name in fetch or name in carry.values() or name in numbers]
+    return keep, numbers

@@ -1,0 +1,212 @@
+"""The pool of Ray actors.
+
+Each worker has a contiguous range of the chunks. The driver holds references only: values stay in the
+cluster, except the numbers to watch and what `outputs` and `carried` fetch. The driver owns every reference,
+so a worker's death loses nothing that a repeated step needs. The first call that failed, in the order of
+issue, is the one that is reported.
+"""
+
+import traceback
+from collections.abc import Collection, Mapping
+from typing import Any, NoReturn
+
+import ray
+from ray.exceptions import (
+    GetTimeoutError,
+    ObjectLostError,
+    RayActorError,
+    RayError,
+    RayTaskError,
+    WorkerCrashedError,
+)
+
+from graphir import wire
+from graphir.dataset import Dataset
+from graphir.errors import GraphError, ServiceUnavailable
+from graphir.graph import Graph
+from graphir.node import Array
+from scheduler.driver.phases import Phase, named, phases, work
+from scheduler.driver.pool import Feeds, WorkerDied, task_error, wanted
+from scheduler.plan import Plan
+from workers.actor import Worker
+
+START_SECONDS = 120.0
+Ref = Any
+Call = tuple[int, Ref]
+
+
+class RayPool:
+    """`workers` actors on the Ray that this process is connected to, or on a local one that is started."""
+
+    def __init__(self, workers: int, *, object_store_memory: int | None = None) -> None:
+        if workers < 1:
+            raise ServiceUnavailable(f"a pool needs at least one worker, not {workers}; give workers=1 or more")
+        self._started = not ray.is_initialized()
+        if self._started:
+            _start_ray(workers, object_store_memory)
+        self._open = False
+        self._programs: dict[str, bytes] = {}
+        self._known: list[set[str]] = [set() for _ in range(workers)]
+        self._actors: list[Any] = [Worker.remote() for _ in range(workers)]
+        try:
+            self.pids()
+        except (GetTimeoutError, RayActorError) as error:
+            self.close()
+            raise ServiceUnavailable(
+                f"{workers} workers did not start within {START_SECONDS:g} s; ask for fewer or free CPUs ({error})"
+            ) from error
+
+    def pids(self) -> list[int]:
+        """The process of each worker."""
+        found: list[int] = ray.get([actor.pid.remote() for actor in self._actors], timeout=START_SECONDS)
+        return found
+
+    def open(self, plan: Plan, feeds: Feeds, carry: Mapping[str, str], fetch: Collection[str]) -> None:
+        """Begin a job: programs and feeds go out; what fails on the way is raised by the first step."""
+        plan = named(plan)
+        self._plan, self._carry, self._work = plan, carry, work(plan)
+        self._keep, self._numbers = wanted(plan, carry, fetch)
+        self._shown = [name for name in self._keep if name in fetch or name in carry.values()]
+        self._phases = phases(plan, self._keep, carry)
+        self._needed = {step.program.digest: step.program for step in plan.steps}
+        held = {name: feeds[name] for name in feeds.keys() - carry.keys()}
+        self._feeds = {n: v if isinstance(v, Dataset) else ray.put(v) for n, v in held.items()}
+        self._carried: dict[str, Ref] = {}
+        self._outputs: dict[str, Ref] = {}
+        self._setups: list[Call] = []
+        self._open = True
+        for number in range(len(self._actors)):
+            self._setup(number)
+
+    def restore(self, carried: Mapping[str, Array]) -> None:
+        """Set the carried values."""
+        self._carried = {name: ray.put(value) for name, value in carried.items()}
+
+    def step(self) -> dict[str, float]:
+        """Perform one iteration."""
+        calls, self._setups = self._setups, []
+        values = dict(self._carried)
+        parts: list[Ref] = []
+        for phase in self._phases:
+            if phase.kind == "map":
+                parts += self._map(phase, values, calls)
+            else:
+                self._finish(phase, values, parts, calls)
+        outputs = {name: values[self._plan.outputs[name]] for name in self._keep}
+        watched = [outputs[name] for name in self._numbers]
+        numbers = self._actors[0].scalars.remote(self._numbers, *watched)
+        for call in calls:
+            self._get(call)
+        scalars: dict[str, float] = self._get((0, numbers))
+        self._outputs = outputs
+        self._carried = {name: outputs[output] for name, output in self._carry.items()}
+        return scalars
+
+    def carried(self) -> dict[str, Array]:
+        """The carried values, fetched."""
+        return {name: self._get((0, ref)) for name, ref in self._carried.items()}
+
+    def outputs(self) -> dict[str, Array]:
+        """The fetched and carried outputs of the last iteration."""
+        return {name: self._get((0, self._outputs[name])) for name in self._shown}
+
+    def replace(self, worker: str) -> None:
+        """Start another worker in the place of a dead one."""
+        number = int(worker.removeprefix("worker-"))
+        ray.kill(self._actors[number])
+        self._actors[number] = Worker.remote()
+        self._known[number] = set()
+        if self._open:
+            self._setup(number)
+
+    def release(self) -> None:
+        """End the job: workers and driver forget its values."""
+        if not self._open:
+            return
+        self._open = False
+        self._carried, self._outputs, self._feeds, self._setups = {}, {}, {}, []
+        for actor in self._actors:
+            actor.stop.remote()
+
+    def close(self) -> None:
+        """Stop the workers, and Ray if it was started here."""
+        for actor in self._actors:
+            ray.kill(actor)
+        self._actors = []
+        if self._started:
+            ray.shutdown()
+
+    def _range(self, number: int) -> tuple[int, int]:
+        chunks, workers = max(self._plan.chunks, 0), len(self._actors)
+        return chunks * number // workers, chunks * (number + 1) // workers
+
+    def _setup(self, number: int) -> None:
+        actor, new = self._actors[number], self._needed.keys() - self._known[number]
+        programs = {digest: self._bytes(self._needed[digest]) for digest in new}
+        self._known[number] |= new
+        self._setups.append((number, actor.setup.remote(self._work, *self._range(number), programs)))
+        for name, feed in self._feeds.items():
+            dtype = self._plan.graph.inputs[name].type.dtype.name
+            self._setups.append((number, actor.hold.remote(name, feed, dtype)))
+
+    def _bytes(self, program: Graph) -> bytes:
+        if program.digest not in self._programs:
+            self._programs[program.digest] = wire.dump(program)
+        return self._programs[program.digest]
+
+    def _map(self, phase: Phase, values: dict[str, Ref], calls: list[Call]) -> list[Ref]:
+        parts = []
+        wholes = [values[name] for name in phase.needs]
+        for number, actor in enumerate(self._actors):
+            method = actor.map.options(num_returns=2)
+            part, status = method.remote(phase.first, phase.last, phase.needs, *wholes)
+            parts.append(part)
+            calls.append((number, status))
+        return parts
+
+    def _finish(self, phase: Phase, values: dict[str, Ref], parts: list[Ref], calls: list[Call]) -> None:
+        collected = []
+        for number, actor in enumerate(self._actors if phase.gathers else ()):
+            chunks, status = actor.collect.options(num_returns=2).remote(phase.gathers)
+            collected.append(chunks)
+            calls.append((number, status))
+        method = self._actors[0].finish.options(num_returns=len(phase.gives) + 1)
+        wholes = [values[name] for name in phase.needs]
+        arguments = phase.first, phase.last, phase.needs, phase.gives, len(collected)
+        refs = method.remote(*arguments, *wholes, *parts, *collected)
+        refs = refs if isinstance(refs, list) else [refs]
+        values |= dict(zip(phase.gives, refs[:-1], strict=True))
+        calls.append((0, refs[-1]))
+
+    def _get(self, call: Call) -> Any:
+        number, ref = call
+        try:
+            return ray.get(ref)
+        except RayError as error:
+            _raise(error, f"worker-{number}")
+
+
+def _raise(error: RayError, worker: str) -> NoReturn:
+    if isinstance(error, RayTaskError):
+        cause = error.cause
+        if isinstance(cause, RayError):
+            _raise(cause, worker)
+        raise task_error(cause, worker, "".join(traceback.format_exception(error))) from error
+    if isinstance(error, RayActorError | WorkerCrashedError):
+        raise WorkerDied(worker, f"its process ended ({type(error).__name__})") from error
+    if isinstance(error, ObjectLostError):
+        raise WorkerDied(worker, "values it needed are lost", state_lost=True) from error
+    raise task_error(GraphError(str(error)), worker) from error
+
+
+def _start_ray(workers: int, object_store_memory: int | None) -> None:
+    try:
+        ray.init(
+            num_cpus=workers,
+            object_store_memory=object_store_memory,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level="error",
+        )
+    except (RuntimeError, ValueError, ConnectionError, OSError, RayError) as error:
+        raise ServiceUnavailable(f"a local Ray cannot be started: {error}; is another one broken?") from error

@@ -1,0 +1,247 @@
+"""The embedded service behind `connect()`: a SQLite store, blobs, and one thread that runs jobs.
+
+Jobs run one after the other. The pool is started with the first job. With a directory, jobs outlive the
+service: one that did not end is taken up by the next service on the same directory. `close` stops after the
+step under way, and stops only what this service started.
+"""
+
+import os
+import shutil
+import tempfile
+import threading
+import time
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from graphir import tensors, wire
+from graphir.dataset import Dataset
+from graphir.errors import FeedError, GraphError, ShapeError
+from graphir.feeds import bind_sizes, check_names, convert
+from graphir.graph import Graph
+from graphir.node import Array
+from scheduler.driver.inline import InlinePool
+from scheduler.driver.loop import JobLoop, Prepared
+from scheduler.driver.pool import Feeds, Pool
+from scheduler.driver.ray import RayPool
+from scheduler.job.blobs import Blobs
+from scheduler.job.events import CancelRequested, TaskFailed, event_to_json
+from scheduler.job.spec import ArrayFeed, DatasetFeed, SpecError, parse_spec
+from scheduler.job.store import Record, Store
+from scheduler.pipeline import compile
+from scheduler.plan import Plan
+from workers.data import open_source
+
+POLL_SECONDS = 0.5
+
+
+class EmbeddedService:
+    """Jobs in this process. workers: Ray actors, by default one a core; 0 runs jobs in this process."""
+
+    def __init__(self, *, directory: str | os.PathLike[str] | None = None, workers: int | None = None) -> None:
+        self._temporary = directory is None
+        self.directory = Path(tempfile.mkdtemp(prefix="gradfleet-") if directory is None else directory).absolute()
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self.workers = len(os.sched_getaffinity(0)) if workers is None else workers
+        self.pool: Pool | None = None
+        self._blobs = Blobs(self.directory / "blobs")
+        self._store = Store(f"sqlite:///{self.directory / 'jobs.sqlite'}")
+        self._changed = threading.Condition()
+        self._closing = False
+        self._thread = threading.Thread(target=self._run, name="gradfleet-runner", daemon=True)
+        self._thread.start()
+
+    def submit(self, graph: Graph, feeds: Mapping[str, Any], options: Mapping[str, Any]) -> str:
+        """Check a job as far as possible without running it, keep it, and return its id."""
+        ready = _ready(graph, feeds)
+        self._check(graph, ready, options)
+        data = {name: self._feed(value) for name, value in ready.items()}
+        digest = self._blobs.put(wire.dump(graph))
+        given = {name: value for name, value in options.items() if value is not None}
+        spec = parse_spec({"graph": digest, "feeds": data, **given})
+        with self._notifying():
+            return self._store.submit(spec, time.time())
+
+    def plan(
+        self,
+        graph: Graph,
+        feeds: Mapping[str, Any],
+        *,
+        chunk: Mapping[str, int] | None = None,
+        cut: list[str] | None = None,
+    ) -> Plan:
+        """The plan of a job that is not run."""
+        return _compiled(graph, _ready(graph, feeds), chunk, cut)
+
+    def job_plan(self, id: str) -> Plan:
+        """The plan of a job."""
+        return self._prepare(self._store.job(id)).plan
+
+    def jobs(self) -> list[str]:
+        """The ids of the latest jobs, the latest first."""
+        return [record.id for record in self._store.jobs()]
+
+    def status(self, id: str) -> dict[str, Any]:
+        """Where the job is, and its error if it has one."""
+        job = self._store.job(id).job
+        error = None if job.error is None else {name: getattr(job.error, name) for name in _ERROR}
+        return {"status": job.status.value, "step": job.step, "steps": job.steps, "error": error}
+
+    def events(self, id: str, after: int = 0, wait: float = 0.0) -> list[dict[str, Any]]:
+        """The events after a number, as JSON data with their "seq"; waits for one at most so many seconds."""
+        deadline = time.monotonic() + wait
+        with self._changed:
+            while not (found := self._store.events(id, after)) and (left := deadline - time.monotonic()) > 0:
+                self._changed.wait(min(left, POLL_SECONDS))
+        return [{"seq": logged.seq, **event_to_json(logged.event)} for logged in found]
+
+    def cancel(self, id: str) -> None:
+        """Ask the job to stop; a job that has ended stays as it is."""
+        with self._notifying():
+            self._store.append(id, [CancelRequested(time.time())])
+
+    def result(self, id: str) -> dict[str, Array]:
+        """The outputs of a job that succeeded."""
+        digest = self._store.result(id)
+        if digest is None:
+            raise GraphError(f"job {id} has no result yet; wait for it")
+        found = tensors.read(self._blobs.view(digest), source=f"the result of job {id}")
+        return {name: np.array(value) for name, value in found.items()}
+
+    def close(self) -> None:
+        """Stop the runner after its step, the workers, and Ray if it was started here."""
+        with self._notifying():
+            self._closing = True
+        self._thread.join()
+        if self.pool is not None:
+            self.pool.close()
+            self.pool = None
+        self._store.close()
+        if self._temporary:
+            shutil.rmtree(self.directory, ignore_errors=True)
+
+    def _check(self, graph: Graph, feeds: Feeds, options: Mapping[str, Any]) -> None:
+        for name in options.get("fetch") or ():
+            if name not in graph.outputs:
+                raise SpecError(f"fetch names {name!r}; the graph's outputs are {list(graph.outputs)}")
+        for name, output in (options.get("carry") or {}).items():
+            _check_carry(graph, feeds, name, output)
+        _unsupported(options)
+        _compiled(graph, feeds, options.get("chunk"), options.get("cut"))
+
+    def _feed(self, value: Array | Dataset) -> dict[str, Any]:
+        if isinstance(value, Dataset):
+            return {"kind": "dataset", **value.to_json()}
+        stored = np.ascontiguousarray(value, value.dtype.newbyteorder("<"))
+        blob = self._blobs.put(stored.reshape(-1).view(np.uint8).data if stored.size else b"")
+        return {"kind": "array", "blob": blob, "dtype": value.dtype.name, "shape": list(value.shape)}
+
+    def _prepare(self, record: Record) -> Prepared:
+        spec = record.spec
+        graph = wire.load(self._blobs.get(spec.graph))
+        feeds = {name: self._value(feed) for name, feed in spec.feeds.items()}
+        cut = None if spec.cut is None else list(spec.cut)
+        return Prepared(_compiled(graph, feeds, spec.chunk, cut), feeds)
+
+    def _value(self, feed: ArrayFeed | DatasetFeed) -> Array | Dataset:
+        if isinstance(feed, DatasetFeed):
+            return Dataset(feed.url, feed.column)
+        dtype = np.dtype(feed.dtype).newbyteorder("<")
+        return np.frombuffer(self._blobs.view(feed.blob), dtype).reshape(feed.shape)
+
+    def _pool(self) -> Pool:
+        if self.pool is None:
+            self.pool = RayPool(self.workers) if self.workers else InlinePool()
+        return self.pool
+
+    def _run(self) -> None:
+        while (id := self._next()) is not None:
+            loop = JobLoop(
+                self._store, self._blobs, self._pool, self._prepare, stop=lambda: self._closing, changed=self._notify
+            )
+            try:
+                loop.run(id, f"embedded-{os.getpid()}")
+            except Exception as error:  # noqa: BLE001  a defect must end its job, not the runner of all jobs
+                self._broken(id, error)
+
+    def _next(self) -> str | None:
+        with self._changed:
+            while not self._closing:
+                waiting = self._store.unfinished()
+                if waiting:
+                    return waiting[0].id
+                self._changed.wait(POLL_SECONDS)
+        return None
+
+    def _broken(self, id: str, error: Exception) -> None:
+        job = self._store.job(id).job
+        kind, message = type(error).__name__, f"the runner failed: {error}; please report it"
+        event = TaskFailed(time.time(), job.attempt, kind, message, _trace(error), deterministic=True)
+        with self._notifying():
+            self._store.append(id, [event])
+
+    def _notify(self) -> None:
+        with self._notifying():
+            pass
+
+    @contextmanager
+    def _notifying(self) -> Iterator[None]:
+        with self._changed:
+            yield
+            self._changed.notify_all()
+
+
+_ERROR = ("kind", "message", "traceback", "node", "worker")
+
+
+def _trace(error: BaseException) -> str:
+    return "".join(traceback.format_exception(error))
+
+
+def _ready(graph: Graph, feeds: Mapping[str, Any]) -> dict[str, Array | Dataset]:
+    """The feeds with arrays of the inputs' dtypes; datasets are checked by their headers."""
+    check_names(graph, feeds)
+    ready: dict[str, Array | Dataset] = {}
+    for name, node in graph.inputs.items():
+        value = feeds[name]
+        if isinstance(value, Dataset):
+            value = Dataset(_absolute(value.url), value.column)
+            convert(name, np.empty(0, open_source(value).dtype), node.type)
+        ready[name] = value if isinstance(value, Dataset) else convert(name, value, node.type)
+    bind_sizes(graph, _shapes(ready))
+    return ready
+
+
+def _absolute(url: str) -> str:
+    return url if "://" in url else os.path.abspath(url)
+
+
+def _shapes(feeds: Feeds) -> dict[str, tuple[int, ...]]:
+    return {n: open_source(v).shape if isinstance(v, Dataset) else v.shape for n, v in feeds.items()}
+
+
+def _compiled(graph: Graph, feeds: Feeds, chunk: Mapping[str, int] | None, cut: list[str] | None) -> Plan:
+    return compile(graph, bind_sizes(graph, _shapes(feeds)), cut=cut, chunk=chunk)
+
+
+def _check_carry(graph: Graph, feeds: Feeds, name: str, output: str) -> None:
+    if name not in graph.inputs:
+        raise SpecError(f"carry names input {name!r}; the graph's inputs are {list(graph.inputs)}")
+    if output not in graph.outputs:
+        raise SpecError(f"carry names output {output!r}; the graph's outputs are {list(graph.outputs)}")
+    source, target = graph.outputs[output].type, graph.inputs[name].type
+    if source != target:
+        raise ShapeError(f"carry feeds output {output!r} of type {source} to input {name!r} of type {target}")
+    if isinstance(feeds[name], Dataset):
+        raise FeedError(f"input {name!r} is carried and so needs an array to begin with, not a dataset")
+
+
+def _unsupported(options: Mapping[str, Any]) -> None:
+    if options.get("batch") is not None:
+        raise SpecError("batch= is not in this version; feed batches as separate jobs")
+    if options.get("backend", "numpy") != "numpy":
+        raise SpecError(f"backend {options['backend']!r} is not in this version; use 'numpy'")
