@@ -217,7 +217,7 @@ def test_later_npy_versions(tmp_path: Path) -> None:
 
 
 def test_paths_and_file_urls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    save(tmp_path / "a b%é.NPY", X) if False else np.save(open(tmp_path / "a b%é.NPY", "wb"), X)
+    (tmp_path / "a b%é.NPY").write_bytes(npy_bytes(X))
     url = (tmp_path / "a b%é.NPY").as_uri()
     monkeypatch.chdir(tmp_path)
     for text in (url, url.replace("file://", "file://localhost"), str(tmp_path / "a b%é.NPY"), "a b%é.NPY"):
