@@ -3,6 +3,7 @@
 z = f(f(f(w))): `grad` appends to the graph of z the nodes that compute dz/dw, and computes no number.
 """
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,20 +18,17 @@ def chain(f: Callable[[gi.Expr], gi.Expr] = gi.tanh) -> gi.Graph:
     return gi.Graph({"z": f(y)})
 
 
-def main() -> None:
+def main(picture: Path) -> None:
     """Print the graph and its derivative, and draw the latter."""
-    left = chain()
+    left = chain(gi.sin)
     right = gi.append_gradients(left, "z")
     for title, graph in (("z = f(f(f(w)))", left), ("with dz/dw", right)):
         print(f"{title}: {len(graph)} nodes")
-        for node in graph.nodes:
-            print("  ", node)
-    to_svg = getattr(right, "to_svg", None)
-    if to_svg is not None:
-        Path("figure_6_10.svg").write_text(to_svg(), encoding="utf-8")
-        print("drawn in figure_6_10.svg")
+        print(graph.to_text())
+    picture.write_text(right.to_svg(), encoding="utf-8")
+    print("drawn in", picture)
     print("dz/dw at w = 0.5:", gi.evaluate(right, {"w": 0.5})["d_z_d_w"])
 
 
 if __name__ == "__main__":
-    main()
+    main(Path(sys.argv[1] if len(sys.argv) > 1 else "figure_6_10.svg"))

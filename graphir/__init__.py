@@ -6,6 +6,8 @@ Nothing here imports Ray; the client is imported when first used.
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from graphir import draw as draw
+from graphir import text as text
 from graphir.array import (
     all,
     any,

@@ -6,16 +6,22 @@ creation order within each output; outputs come in order. So whatever is appende
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, final
 
 from graphir import walk
-from graphir.errors import GraphError, InvariantError
+from graphir.errors import GraphError, InvariantError, LimitError
 from graphir.node import Node
 
 if TYPE_CHECKING:
+    from os import PathLike
+
     from graphir.expr import Expr
+
+
+FACES: dict[str, Callable[..., Any]] = {}
+"""How a graph is shown and saved: "text", "dot", "svg", "save"; filled by the modules above this one."""
 
 
 def as_node(value: "Node | Expr") -> Node:
@@ -117,6 +123,28 @@ class Graph:
 
         shapes = (d for node in self.inputs.values() for d in node.type.shape)
         return tuple(dict.fromkeys(name for d in shapes for name in sorted(dims.names(d))))
+
+    def to_text(self, *, origins: bool = True) -> str:
+        """One line a node, the same in every process; derivative nodes are marked."""
+        return str(FACES["text"](self, origins=origins))
+
+    def to_dot(self) -> str:
+        """The graph in Graphviz's language."""
+        return str(FACES["dot"](self))
+
+    def to_svg(self) -> str:
+        """A picture; nodes made by derivative rules have dashed outlines and another colour."""
+        return str(FACES["svg"](self))
+
+    def _repr_svg_(self) -> str | None:
+        try:
+            return self.to_svg()
+        except LimitError:
+            return None
+
+    def save(self, path: "str | PathLike[str]") -> None:
+        """Write a `.gir` file."""
+        FACES["save"](self, path)
 
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"graphs are immutable; cannot set {name!r}")

@@ -17,7 +17,7 @@ from typing import Any
 
 from graphir import tensors
 from graphir.errors import FormatError, GraphError, InvariantError, LimitError
-from graphir.graph import Graph
+from graphir.graph import FACES, Graph
 from graphir.literal import Literal
 from graphir.node import MAX_ATTRIBUTE_ITEMS, Node, Op, lookup, make
 from graphir.origin import Origin
@@ -75,6 +75,8 @@ def load(source: bytes | str | os.PathLike[str], limits: Limits | None = None) -
     """The graph in a `.gir` file or its bytes; FormatError, LimitError, UnknownOpError or InvariantError."""
     most = limits or Limits()
     data = source if isinstance(source, bytes) else _read(source)
+    if data[8:9] != b"{":
+        raise FormatError("this is not a .gir file: it does not begin as safetensors do; write graphs with graph.save")
     file = tensors.read(data, max_header=most.header_bytes)
     columns = _columns(file)
     if len(columns["node_ops"]) > most.nodes:
@@ -189,3 +191,6 @@ def _attributes(given: dict[str, Any] | None, op: Op) -> tuple[tuple[str, Any], 
                 f"attribute {name} of {op.name} has {len(value)} elements, over the limit of {MAX_ATTRIBUTE_ITEMS}"
             )
     return tuple((name, tuple(v) if isinstance(v, list) else v) for name, v in sorted(given.items()))
+
+
+FACES["save"] = save

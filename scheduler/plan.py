@@ -7,6 +7,7 @@ Chunk borders and the tree depend on the graph, the data and the chunk size only
 """
 
 from dataclasses import dataclass, field
+from html import escape
 from typing import Literal, TypeAlias
 
 from graphir.graph import Graph
@@ -87,3 +88,58 @@ class Plan:
     def stages(self) -> int:
         """The number of map stages."""
         return len({step.stage for step in self.steps if step.kind == "map"})
+
+    def to_text(self) -> str:
+        """What is cut, the steps and why there are so many, what each moves, and what is not cut and why."""
+        return explain(self)
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{escape(self.to_text())}</pre>"
+
+
+def explain(plan: Plan) -> str:
+    """A text fit for a bug report: cut, chunks, stages, bytes between steps, and what is not cut and why."""
+    lines = [_cut(plan), f"{len(plan.graph)} nodes in {len(plan.steps)} steps, {plan.stages} map stage(s):"]
+    reasons = {step.stage: _reason(plan, step) for step in plan.steps if step.kind == "map"}
+    for step in plan.steps:
+        lines.append(f"  {_step(plan, step)}")
+        if step.kind == "map" and step.stage > 0:
+            lines.append(f"      a new stage because {reasons[step.stage]}")
+    lines += [f"  not cut: {note.splitlines()[0]}" for note in plan.notes]
+    return "\n".join(lines)
+
+
+def _cut(plan: Plan) -> str:
+    if plan.cut is None:
+        return "not cut: no dimension is named, or cutting is forbidden"
+    rows = plan.borders[1] - plan.borders[0]
+    return f"cut along {plan.cut!r} = {plan.borders[-1]} into {plan.chunks} chunk(s) of {rows} row(s)"
+
+
+def _step(plan: Plan, step: Step) -> str:
+    moved = sum(_bytes(plan, plan.values[name]) for name in step.writes)
+    if step.kind == "map":
+        times = f"{plan.chunks} x {len(step.program)} nodes"
+        return f"map {step.stage}: {times} -> {_names(plan, step)}, {moved} bytes a chunk or row block"
+    if step.kind == "combine":
+        value = plan.values[step.reads[0].value]
+        return f"combine {step.stage}: {value.combine} of {plan.chunks} parts -> {value.type}, {moved} bytes"
+    return f"single {step.stage}: {len(step.program)} nodes -> {_names(plan, step)}, {moved} bytes"
+
+
+def _names(plan: Plan, step: Step) -> str:
+    shown = [str(plan.values[name].type) for name in step.writes[:4]]
+    return ", ".join(shown) + (f" and {len(step.writes) - 4} more" if len(step.writes) > 4 else "")
+
+
+def _reason(plan: Plan, step: Step) -> str:
+    needs = [plan.values[read.value] for read in step.reads if read.value not in plan.graph.inputs]
+    whole = next((value for value in needs if value.layout == "whole"), None)
+    return "it reads values of the stage before" if whole is None else f"it needs {whole.type}, complete only then"
+
+
+def _bytes(plan: Plan, value: Value) -> int:
+    count = value.type.dtype.itemsize
+    for size in value.type.bind(plan.sizes):
+        count *= size
+    return count // plan.chunks if value.layout == "shard" else count

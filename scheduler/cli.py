@@ -1,0 +1,191 @@
+"""The command line. Results go to stdout or -o, progress to stderr.
+
+Exit codes: 0 done, 1 the job failed, 2 bad usage or bad input.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+import graphir as gi
+from graphir import tensors
+from graphir.errors import GraphError, JobCancelled, JobFailed
+from scheduler import demo as digits_demo
+from workers.data import open_source
+
+Pairs = tuple[tuple[str, str], ...]
+
+
+class _Pair(click.ParamType[tuple[str, str]]):
+    """NAME=VALUE"""
+
+    name = "name=value"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
+        name, equals, rest = str(value).partition("=")
+        if not equals or not name or not rest:
+            self.fail(f"{value!r} is not of the form NAME=VALUE", param, ctx)
+        return name, rest
+
+
+graph_argument = click.argument("graph", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+feed_option = click.option(
+    "--feed",
+    "feeds",
+    type=_Pair(),
+    multiple=True,
+    help="NAME=FILE or NAME=FILE:COLUMN (.npy, .npz, .safetensors)",
+)
+chunk_option = click.option("--chunk", type=_Pair(), multiple=True, help="SIZE=ROWS, such as n=65536")
+json_option = click.option("--json", "as_json", is_flag=True, help="print JSON for machines")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="gradfleet")
+def cli() -> None:
+    """Evaluate symbolic tensor graphs and their derivatives on Ray workers."""
+
+
+@cli.command()
+@click.option("--workers", default=2, show_default=True, type=click.IntRange(1))
+@click.option("--steps", default=300, show_default=True, type=click.IntRange(1))
+@click.option("--output", type=click.Path(file_okay=False, path_type=Path), help="folder for the picture and the trace")
+@click.option("--data", type=click.Path(exists=True, file_okay=False, path_type=Path), default=digits_demo.DATA)
+def demo(workers: int, steps: int, output: Path | None, data: Path) -> None:
+    """Train a two-layer network on real handwritten digits on an embedded Ray."""
+    digits_demo.run(workers, steps, output, data)
+
+
+@cli.command()
+@graph_argument
+@feed_option
+@chunk_option
+@click.option("--steps", default=1, show_default=True, type=click.IntRange(1))
+@click.option("--carry", type=_Pair(), multiple=True, help="INPUT=OUTPUT that is fed back at each step")
+@click.option("--workers", type=click.IntRange(1), help="by default one a core")
+@click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="a .safetensors file")
+@json_option
+def run(
+    graph: Path,
+    feeds: Pairs,
+    chunk: Pairs,
+    steps: int,
+    carry: Pairs,
+    workers: int | None,
+    output: Path | None,
+    as_json: bool,
+) -> None:
+    """Evaluate a graph file on an embedded Ray."""
+    loaded = gi.load(graph)
+    with gi.connect(workers=workers) as client:
+        job = client.submit(
+            loaded,
+            _feeds(loaded, feeds),
+            carry=dict(carry),
+            steps=steps,
+            chunk=_chunks(chunk),
+            name=graph.stem,
+        )
+        job.progress()
+        result = job.result()
+    if output is not None:
+        tensors.write_file(output, result, {})
+    if as_json:
+        click.echo(json.dumps({name: value.tolist() for name, value in result.items()}))
+    elif output is None:
+        for name, value in result.items():
+            click.echo(f"{name}: {value.dtype.name}{list(value.shape)}\n{value}")
+
+
+@cli.command()
+@graph_argument
+@click.option("--of", default="loss", show_default=True, help="the scalar output to differentiate")
+@click.option("--wrt", multiple=True, help="an input; by default every float input")
+@click.option("-o", "--output", required=True, type=click.Path(dir_okay=False, path_type=Path))
+@json_option
+def grad(graph: Path, of: str, wrt: tuple[str, ...], output: Path, as_json: bool) -> None:
+    """Append gradients to a graph file."""
+    before = gi.load(graph)
+    after = gi.append_gradients(before, of, list(wrt) or None)
+    after.save(output)
+    facts = {"nodes_before": len(before), "nodes_after": len(after), "outputs": list(after.outputs)}
+    text = f"{facts['nodes_before']} nodes -> {facts['nodes_after']} nodes; outputs: {', '.join(after.outputs)}"
+    click.echo(json.dumps(facts) if as_json else text)
+
+
+@cli.command()
+@graph_argument
+@click.option("--svg", type=click.Path(dir_okay=False, path_type=Path), help="write the picture here")
+@json_option
+def show(graph: Path, svg: Path | None, as_json: bool) -> None:
+    """Print a graph file; derivative nodes are marked."""
+    loaded = gi.load(graph)
+    if svg is not None:
+        svg.write_text(loaded.to_svg())
+    if as_json:
+        types = {side: {n: str(v.type) for n, v in getattr(loaded, side).items()} for side in ("inputs", "outputs")}
+        click.echo(json.dumps({**types, "nodes": len(loaded), "digest": loaded.digest}))
+    else:
+        click.echo(loaded.to_text())
+
+
+@cli.command()
+@graph_argument
+@feed_option
+@chunk_option
+@click.option("--workers", default=2, show_default=True, type=click.IntRange(1))
+@json_option
+def plan(graph: Path, feeds: Pairs, chunk: Pairs, workers: int, as_json: bool) -> None:
+    """Explain how a graph would be cut and run, without running it."""
+    loaded = gi.load(graph)
+    with gi.connect(workers=workers) as client:
+        made = client.plan(loaded, _feeds(loaded, feeds), workers=workers, chunk=_chunks(chunk))
+    text = made.to_text()
+    click.echo(json.dumps({"stages": made.stages, "chunks": made.chunks, "text": text}) if as_json else text)
+
+
+def _feeds(graph: gi.Graph, pairs: Pairs) -> dict[str, Any]:
+    """Datasets for inputs with a named leading size, so that workers read them; arrays for the others."""
+    found: dict[str, Any] = {}
+    for name, place in pairs:
+        path, _, column = place.rpartition(":") if _has_column(place) else (place, "", "")
+        source = gi.dataset(path, column=column or None)
+        node = graph.inputs.get(name)
+        if node is not None and node.type.shape and isinstance(node.type.shape[0], str):
+            found[name] = source
+        else:
+            opened = open_source(source)
+            found[name] = np.asarray(opened.read(0, opened.rows))
+    return found
+
+
+def _has_column(place: str) -> bool:
+    return not Path(place).exists() and ":" in place
+
+
+def _chunks(pairs: Pairs) -> dict[str, int] | None:
+    try:
+        return {name: int(rows) for name, rows in pairs} or None
+    except ValueError:
+        raise click.BadParameter("a chunk is SIZE=ROWS with a whole number of rows") from None
+
+
+def main() -> None:
+    """The entry point of the `gradfleet` command."""
+    try:
+        cli(standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except click.Abort:
+        sys.exit(130)
+    except (JobFailed, JobCancelled) as error:
+        click.echo(f"{type(error).__name__}: {error}", err=True)
+        sys.exit(1)
+    except GraphError as error:
+        click.echo(f"{type(error).__name__}: {error}", err=True)
+        sys.exit(2)
