@@ -21,7 +21,7 @@ def gradfleet(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
-    x, w = gi.input("x", ("n", 3)), gi.input("w", (3,))
+    x, w = gi.input("x", ("rows", 3)), gi.input("w", (3,))
     loss = gi.mean((x @ w) ** 2)
     path = tmp_path / "model.gir"
     gi.Graph({"loss": loss}).save(path)
@@ -49,7 +49,7 @@ def test_run_evaluates_on_ray(model: Path, tmp_path: Path) -> None:
     weights = np.array([1.0, -2.0, 0.5])
     np.save(tmp_path / "x.npy", rows)
     (tmp_path / "w.safetensors").write_bytes(tensors.write({"w": weights}, {}))
-    feeds = ["--feed", "x=x.npy", "--feed", "w=w.safetensors:w", "--chunk", "n=6"]
+    feeds = ["--feed", "x=x.npy", "--feed", "w=w.safetensors:w", "--chunk", "rows=6"]
     out = gradfleet("run", model, *feeds, "--workers", 1, "-o", "out.safetensors", cwd=tmp_path)
     assert out.returncode == 0, out.stderr
     loss = tensors.open_file(tmp_path / "out.safetensors")["loss"]

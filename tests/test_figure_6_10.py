@@ -67,9 +67,7 @@ def test_original_nodes_stay_a_prefix(name: str) -> None:
     assert all(node.origin.kind == "vjp" for node in extended.nodes[len(graph.nodes) :])
 
 
-def test_example_prints_and_draws(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    figure.main()
+def test_example_prints_and_draws(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    figure.main(tmp_path / "figure.svg")
     assert "with dz/dw" in capsys.readouterr().out
+    assert "<svg" in (tmp_path / "figure.svg").read_text()
