@@ -155,7 +155,7 @@ def is_multiple_of(value: Dim, name: str) -> bool:
 
 @functools.lru_cache(maxsize=4096)
 def _canonical(text: str) -> Dim:
-    if text.isidentifier():
+    if text.isidentifier() and len(text) <= MAX_TEXT:
         return text
     return _text(_parse(text))
 
