@@ -147,6 +147,8 @@ from graphir.manipulate import (
     transpose,
     unstack,
 )
+from graphir.simplify import simplify
+from graphir.verify import verify
 from graphir.wire import dump, load, save
 
 if TYPE_CHECKING:
@@ -280,6 +282,7 @@ __all__ = [
     "save",
     "sign",
     "signbit",
+    "simplify",
     "sin",
     "sinh",
     "size",
@@ -301,6 +304,7 @@ __all__ = [
     "unstack",
     "value_and_grad",
     "var",
+    "verify",
     "vjp",
     "where",
     "zeros",

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from graphir import dims
 from graphir.errors import PlanError
 from graphir.graph import Graph
+from graphir.simplify import simplify
 from scheduler.partition.data import partition
 from scheduler.plan import Plan
 
@@ -26,6 +27,7 @@ def compile(
     unknown = [name for name in (*allowed, *rows) if name not in graph.sizes]
     if unknown:
         raise PlanError(f"no input has the dimension {unknown[0]!r}; the named sizes are {list(graph.sizes)}")
+    graph = simplify(graph)
     if not allowed:
         return partition(graph, sizes)
     chosen = max(allowed, key=lambda name: _elements(graph, sizes, name))
