@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 import graphir as gi
+from workers.executor import Executor
 
 ROUNDS = 5
 Phases = Iterator[str]
@@ -32,7 +33,7 @@ def ours(rungs: int) -> Phases:
     graph = gi.Graph({"z": z, **{f"g{k}": g for k, g in enumerate(gradients)}})
     yield "graph"
     values = {f"w{k}": v for k, v in enumerate(_values(rungs))}
-    gi.evaluate(graph, values)
+    Executor(graph)(values)
     yield "first numbers"
     data = gi.dump(graph)
     yield "save"

@@ -86,12 +86,19 @@ def apply(node: Node, inputs: list[Array], attributes: dict[str, Any]) -> Array:
     try:
         result: Array = node.op.kernel(*inputs, **attributes)
         return result
-    except GraphError as error:
-        raise error.at(describe(node)) from None
-    except MemoryError:
-        raise LimitError("not enough memory for the value; use smaller chunks or sizes").at(describe(node)) from None
-    except (ValueError, TypeError, IndexError, ArithmeticError) as error:
-        raise EvaluationError(f"the kernel of {node.op.name} failed: {error}").at(describe(node)) from error
+    except Exception as error:  # whatever a kernel raises, kernel_error types it or gives it back
+        raise kernel_error(node, error) from error
+
+
+def kernel_error(node: Node, error: Exception) -> Exception:
+    """The typed error for what a kernel raised, naming the node; a defect of ours stays what it is."""
+    if isinstance(error, GraphError):
+        return error.at(describe(node))
+    if isinstance(error, MemoryError):
+        return LimitError("not enough memory for the value; use smaller chunks or sizes").at(describe(node))
+    if isinstance(error, ValueError | TypeError | IndexError | ArithmeticError):
+        return EvaluationError(f"the kernel of {node.op.name} failed: {error}").at(describe(node))
+    return error
 
 
 def require_finite(node: Node, values: Mapping[Node, Array]) -> None:

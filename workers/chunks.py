@@ -14,9 +14,9 @@ from threadpoolctl import threadpool_limits
 
 from graphir.dataset import Dataset
 from graphir.graph import Graph
-from graphir.interpret import run
 from graphir.node import Array
 from workers.data import Source, open_source
+from workers.executor import Executor
 from workers.tree import Place, join_range, join_roots
 
 Parts: TypeAlias = dict[str, dict[Place, Array]]
@@ -48,7 +48,8 @@ class ChunkRunner:
     """The chunks start:stop of one job."""
 
     def __init__(self, work: Work, programs: Mapping[str, Graph], start: int, stop: int) -> None:
-        self.work, self._programs = work, programs
+        self.work = work
+        self._programs = {digest: Executor(program) for digest, program in programs.items()}
         self.start, self.stop = start, stop
         self._feeds: dict[str, Array | Source] = {}
         self._dtypes: dict[str, np.dtype[Any]] = {}
@@ -93,7 +94,7 @@ class ChunkRunner:
                     done[step.writes[0]] = self._combined(value, parts)
                 else:
                     feeds = {name: self._whole(value, {**wholes, **done}) for name, value, _ in step.reads}
-                    done |= run(self._programs[step.program], feeds, self.work.sizes)
+                    done |= self._programs[step.program].run(feeds, self.work.sizes)
         return [self._whole(value, {**wholes, **done}) for value in gives]
 
     @property
@@ -104,7 +105,7 @@ class ChunkRunner:
         begin, end = self.work.borders[chunk : chunk + 2]
         feeds = {name: self._read(value, axis, chunk, wholes) for name, value, axis in step.reads}
         sizes = {**self.work.sizes, self.work.local: end - begin}
-        outputs = run(self._programs[step.program], feeds, sizes, {self.work.local: begin})
+        outputs = self._programs[step.program].run(feeds, sizes, {self.work.local: begin})
         for value, array in outputs.items():
             self._chunks.setdefault(value, {})[chunk] = array
 
@@ -148,7 +149,7 @@ class ChunkRunner:
         program = self._programs[step.program]
 
         def join(left: Array, right: Array) -> Array:
-            (result,) = run(program, {"left": left, "right": right}, self.work.sizes).values()
+            (result,) = program.run({"left": left, "right": right}, self.work.sizes).values()
             return result
 
         return join

@@ -1,0 +1,138 @@
+"""The executor: a graph compiled once into a flat program, run many times.
+
+A program is a list of (kernel, input slots, output slot, attributes, slots that are free afterwards). Dimensions
+are bound to numbers once for each set of sizes and kept for the most recent ones. Values are freed at their last
+use. The results have the same bits as `graphir.evaluate`.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from math import prod
+from typing import Any, TypeAlias
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from graphir import walk
+from graphir.errors import LimitError
+from graphir.feeds import bind
+from graphir.graph import Graph
+from graphir.interpret import NO_OFFSETS, bound_attributes, kernel_error, require_finite
+from graphir.node import Array, Node, describe
+from workers import backends
+
+Instruction: TypeAlias = tuple[Callable[..., Array], tuple[int, ...], int, dict[str, Any], tuple[int, ...]]
+
+BOUND_PROGRAMS = 16
+"""For how many sets of sizes a bound program is kept."""
+
+
+class Executor:
+    """A callable on feeds. backend: whose kernels; threads: for BLAS, by default the library's own choice.
+
+    memory_limit: bytes that values may take at once, by estimate; LimitError before anything runs if it is more.
+    """
+
+    def __init__(
+        self, graph: Graph, backend: str = "numpy", threads: int | None = None, *, memory_limit: int | None = None
+    ) -> None:
+        self.graph, self.threads, self.memory_limit = graph, threads, memory_limit
+        kernels = backends.load(backend)
+        slot = {node: k for k, node in enumerate(graph.nodes)}
+        self._inputs = [(name, slot[node]) for name, node in graph.inputs.items()]
+        self._outputs = [(name, slot[node]) for name, node in graph.outputs.items()]
+        self._nodes = [node for node in graph.nodes if node.op.name != "input"]
+        free = _freed(graph, slot)
+        self._code = [
+            (kernels(node.op), tuple([slot[i] for i in node.inputs]), slot[node], free.get(node, ()))
+            for node in self._nodes
+        ]
+        self._bound: OrderedDict[tuple[Any, ...], list[Instruction]] = OrderedDict()
+
+    def __call__(self, feeds: Mapping[str, Any], *, check_finite: bool = False) -> dict[str, Array]:
+        """The outputs by name; errors as `graphir.evaluate`."""
+        bound = bind(self.graph, feeds)
+        if self.memory_limit is not None:
+            self._check_memory(bound.sizes, self.memory_limit)
+        with self._one_pool():
+            return self.run(bound.arrays, bound.sizes, check_finite=check_finite)
+
+    def run(
+        self,
+        arrays: Mapping[str, Array],
+        sizes: Mapping[str, int],
+        offsets: Mapping[str, int] = NO_OFFSETS,
+        *,
+        check_finite: bool = False,
+    ) -> dict[str, Array]:
+        """Run on checked feeds; `offsets` says where a cut dimension's chunk begins."""
+        program = self._program(sizes, offsets)
+        slots: list[Any] = [None] * len(self.graph.nodes)
+        for name, at in self._inputs:
+            slots[at] = arrays[name]
+        done = -1
+        try:
+            with np.errstate(all="ignore"):
+                for done, (kernel, sources, target, attributes, free) in enumerate(program):
+                    slots[target] = kernel(*[slots[k] for k in sources], **attributes)
+                    if check_finite:
+                        self._check_finite(self._nodes[done], slots, sources, target)
+                    for k in free:
+                        slots[k] = None
+        except Exception as error:  # whatever a kernel raises, kernel_error types it or gives it back
+            raise kernel_error(self._nodes[done], error) from error
+        return {name: np.asarray(slots[at]) for name, at in self._outputs}
+
+    def peak_bytes(self, sizes: Mapping[str, int]) -> tuple[int, Node]:
+        """An upper bound on the bytes of live values, and the node at which it is reached; views count as nothing."""
+        live = highest = 0
+        at = self.graph.nodes[0]
+        size = {node: _bytes(node, sizes) for node in self.graph.nodes}
+        for node, (_, _, _, free) in zip(self._nodes, self._code, strict=True):
+            live += size[node]
+            if live >= highest:
+                highest, at = live, node
+            live -= sum(size[self.graph.nodes[k]] for k in free)
+        return highest, at
+
+    def _check_memory(self, sizes: Mapping[str, int], limit: int) -> None:
+        needed, node = self.peak_bytes(sizes)
+        if needed > limit:
+            raise LimitError(
+                f"evaluation needs about {needed} bytes at once, over the limit of {limit}; use smaller chunks or sizes"
+            ).at(describe(node))
+
+    def _one_pool(self) -> AbstractContextManager[Any]:
+        return nullcontext() if self.threads is None else threadpool_limits(self.threads)
+
+    def _program(self, sizes: Mapping[str, int], offsets: Mapping[str, int]) -> list[Instruction]:
+        key = (*sorted(sizes.items()), *sorted(offsets.items()))
+        known = self._bound.get(key)
+        if known is None:
+            known = self._bound[key] = [
+                (kernel, sources, target, bound_attributes(node, sizes, offsets) if node.attrs else {}, free)
+                for node, (kernel, sources, target, free) in zip(self._nodes, self._code, strict=True)
+            ]
+            while len(self._bound) > BOUND_PROGRAMS:
+                self._bound.popitem(last=False)
+        return known
+
+    def _check_finite(self, node: Node, slots: list[Any], sources: tuple[int, ...], target: int) -> None:
+        require_finite(node, {node: slots[target], **dict(zip(node.inputs, [slots[k] for k in sources], strict=True))})
+
+
+def _freed(graph: Graph, slot: Mapping[Node, int]) -> dict[Node, tuple[int, ...]]:
+    """For each node the slots that nobody reads after it."""
+    keep = set(graph.outputs.values())
+    free: dict[Node, list[int]] = {}
+    for source, position in walk.last_uses(graph.nodes).items():
+        if source not in keep:
+            free.setdefault(graph.nodes[position], []).append(slot[source])
+    return {node: tuple(slots) for node, slots in free.items()}
+
+
+def _bytes(node: Node, sizes: Mapping[str, int]) -> int:
+    if node.op.cheap:
+        return 0
+    return prod(node.type.bind(sizes)) * node.type.dtype.itemsize
