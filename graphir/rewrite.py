@@ -4,6 +4,7 @@ One pass in topological order: every node is rebuilt on what became of its input
 table that fits replaces it, again and again until none fits. A rule sees inputs that no rule fits any more, and
 must return such a node, or one node on top of such nodes; so one pass reaches the fixed point of the table.
 Inputs and outputs keep their names and order; what nothing needs any more is dropped, but never an input.
+The graph is verified before and after.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -12,7 +13,8 @@ from dataclasses import dataclass
 from graphir import walk
 from graphir.errors import InvariantError
 from graphir.graph import Graph
-from graphir.node import Node, describe, reset_origin, set_origin
+from graphir.node import Node, describe, make, reset_origin, set_origin
+from graphir.verify import verify
 
 MAX_REPEATS = 100
 """Most replacements of one node; more mean that rules undo one another."""
@@ -32,12 +34,12 @@ class Rule:
 
 def rewrite(graph: Graph, rules: Sequence[Rule]) -> Graph:
     """The graph after the rules; the same object if none fits and nothing is unused."""
-    image = walk.rebuild(graph.nodes, _driver(rules))
+    image = walk.rebuild(verify(graph).nodes, _driver(rules))
     outputs = {name: image[node] for name, node in graph.outputs.items()}
     nodes = _ordered(graph, image, outputs)
     if nodes == graph.nodes and list(outputs.values()) == list(graph.outputs.values()):
         return graph
-    return Graph.from_nodes(nodes, outputs, list(graph.inputs.values()))
+    return verify(Graph.from_nodes(nodes, outputs, list(graph.inputs.values())))
 
 
 def _driver(rules: Sequence[Rule]) -> Callable[[Node, tuple[Node, ...]], Node | None]:
@@ -55,8 +57,7 @@ def _driver(rules: Sequence[Rule]) -> Callable[[Node, tuple[Node, ...]], Node | 
             return None
         token = set_origin(node.raw_origin)
         try:
-            current = node if inputs == node.inputs else node.op(*inputs, **dict(node.attrs))
-            return _fixed(current, table, rules)
+            return _fixed(node if inputs == node.inputs else make(node.op, inputs, node.attrs), table, rules)
         finally:
             reset_origin(token)
 

@@ -14,6 +14,7 @@ from math import prod
 
 import numpy as np
 
+from graphir.errors import GraphError
 from graphir.graph import Graph
 from graphir.interpret import bound_attributes
 from graphir.literal import Literal
@@ -41,9 +42,9 @@ def simplify(graph: Graph) -> Graph:
 _FRESH = frozenset({"place", "matmul", "scatter_add", "scatter_add_along_axis", "constant", "input", "size", "iota"})
 """Values that are C-contiguous whatever they are made of."""
 _FROM_COMPACT = frozenset(
-    {"concat", "sum", "max", "min", "prod", "all", "any", "argmax", "argmin", "logsumexp", "softmax", "take"}
+    {"sum", "max", "min", "prod", "all", "any", "argmax", "argmin", "logsumexp", "softmax", "take"}
 )
-"""Values that are C-contiguous if all inputs are."""
+"""Values that are C-contiguous if all inputs are (a concat need not be: it goes by strides, also of axes of size 1)."""
 _SAME_ORDER = frozenset({"broadcast", "slice"})
 """Views with gaps or repeats, but whose axes are still in row-major order."""
 
@@ -123,7 +124,7 @@ def _fold(layouts: Layouts, node: Node) -> Node | None:
     try:
         with np.errstate(all="ignore"):
             value = np.asarray(node.op.kernel(*arrays, **bound_attributes(node, {})))
-    except (ValueError, TypeError, IndexError, ArithmeticError, MemoryError):
+    except (GraphError, ValueError, TypeError, IndexError, ArithmeticError, MemoryError):
         return None
     if not value.flags.c_contiguous or not np.isfinite(value).all():
         return None
@@ -203,7 +204,8 @@ def _place_whole(layouts: Layouts, node: Node) -> Node | None:
 
 
 def _concat_one(layouts: Layouts, node: Node) -> Node | None:
-    return _only_copied(layouts, node, node.inputs[0]) if len(node.inputs) == 1 else None
+    x = node.inputs[0]
+    return x if len(node.inputs) == 1 and layouts.compact(x) else None
 
 
 def _times_one(layouts: Layouts, node: Node) -> Node | None:

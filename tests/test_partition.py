@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 import graphir as gi
 from scheduler.driver.local import run_plan
 from scheduler.partition.data import partition
-from scheduler.place import ranges, reduce_range, reduce_roots
+from workers.tree import chunk_range, join_range, join_roots
 
 N = 11
 
@@ -118,15 +118,15 @@ def test_impossible_plans(sizes: dict[str, int], cut: str, chunk: int, said: str
 @given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=40), st.integers(1, 40))
 def test_the_tree_is_the_same_for_any_workers(leaves: list[float], workers: int) -> None:
     total = len(leaves)
-    parts = ranges(total, workers)
+    parts = [chunk_range(k, workers, total) for k in range(workers)]
     assert [k for start, stop in parts for k in range(start, stop)] == list(range(total))
 
     def join(a: str, b: str) -> str:
         return f"({a}+{b})"
 
     names = {k: str(k) for k in range(total)}
-    alone = reduce_roots(total, reduce_range(0, total, total, names, join), join)
+    alone = join_roots(total, join_range(0, total, total, names, join), join)
     roots: dict[tuple[int, int], str] = {}
     for start, stop in parts:
-        roots |= reduce_range(start, stop, total, names, join)
-    assert reduce_roots(total, roots, join) == alone
+        roots |= join_range(start, stop, total, names, join)
+    assert join_roots(total, roots, join) == alone

@@ -1,14 +1,17 @@
-"""Simplification against the reference evaluation: not one bit may change."""
+"""Simplification against the reference evaluation: not one bit may change; verify finds what is broken."""
+
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import graphir as gi
 from graphir.errors import GraphError, InvariantError
 from graphir.graph import Graph
 from graphir.interpret import evaluate
-from graphir.node import Node, made_by
+from graphir.node import Node, _Fields, made_by
 from graphir.ops import arithmetic as a
 from graphir.ops.contraction import einsum, matmul
 from graphir.ops.layout import broadcast, concat, fill_like, flip, permute, place, reduce_sum, reshape, slice_
@@ -19,6 +22,22 @@ from graphir.origin import Origin
 from graphir.rewrite import Rule, rewrite
 from graphir.simplify import MAX_FOLDED_BYTES, Layouts, simplify
 from tests.random_graphs import feeds, graphs, same_bits
+
+X = gi.input("s", (9,))
+REDUCED: dict[str, tuple[Callable[[], gi.Expr], Callable[[], gi.Expr]]] = {
+    "x * 1": (lambda: X * 1.0, lambda: X),
+    "1 * x": (lambda: 1.0 * X, lambda: X),
+    "x / 1": (lambda: X / 1.0, lambda: X),
+    "x - 0": (lambda: X - 0.0, lambda: X),
+    "x + -0.0": (lambda: X + -0.0, lambda: X),
+    "--x": (lambda: gi.negative(gi.negative(X)), lambda: X),
+    "+x": (lambda: +X, lambda: X),
+    "reshape twice": (lambda: gi.reshape(gi.reshape(X, (3, 3)), (9,)), lambda: X),
+    "transpose twice": (lambda: gi.reshape(gi.reshape(X, (3, 3)).T.T, (9,)), lambda: X),
+    "flip twice": (lambda: X[::-1][::-1], lambda: X),
+    "fold": (lambda: X * (gi.constant(2.0) * gi.constant(3.0)), lambda: X * 6.0),
+    "where": (lambda: gi.where(gi.constant(True), X, -X), lambda: X),
+}
 
 
 def _input(name: str = "x", dtype: str = "float64", shape: tuple[int | str, ...] = ("n", 4)) -> Node:
@@ -181,3 +200,50 @@ def test_rules_that_lie_or_circle_are_caught() -> None:
     back = Rule("back", frozenset({"negative"}), lambda node: sin(node.inputs[0]))
     with pytest.raises(InvariantError, match="undo one another"):
         rewrite(graph, [there, back])
+
+
+# ---- on expressions ----
+
+
+@pytest.mark.parametrize("name", REDUCED)
+def test_what_is_reduced(name: str) -> None:
+    before, after = REDUCED[name]
+    graph = gi.Graph({"out": before()}, inputs=[X])
+    assert gi.simplify(graph).outputs["out"] is after().node
+
+
+@pytest.mark.parametrize("kept", [lambda: X + 0.0, lambda: X * 0.0, lambda: X - -0.0, lambda: 0.0 - X, lambda: X / X])
+def test_what_would_change_a_bit_is_kept(kept: Callable[[], gi.Expr]) -> None:
+    graph = gi.Graph({"out": kept()})
+    assert gi.simplify(graph) == graph
+
+
+# ---- verify ----
+
+
+def test_verify_accepts_what_the_language_makes() -> None:
+    loss = gi.mean(gi.logsumexp(gi.tanh(X)))
+    graph = gi.Graph({"loss": loss, "d": gi.grad(loss, [X])[0]})
+    assert gi.verify(graph) is graph
+
+
+def test_verify_finds_a_wrong_order() -> None:
+    graph = gi.Graph({"out": gi.sin(X)})
+    with pytest.raises(gi.InvariantError, match="before it is made"):
+        gi.verify(gi.Graph.from_nodes(graph.nodes[::-1], dict(graph.outputs), [X.node]))
+
+
+def test_verify_finds_missing_and_double_nodes() -> None:
+    graph = gi.Graph({"out": gi.sin(X)})
+    with pytest.raises(gi.InvariantError, match="not among the graph's nodes"):
+        gi.verify(gi.Graph.from_nodes(graph.nodes[:1], dict(graph.outputs), [X.node]))
+    with pytest.raises(gi.InvariantError, match="twice"):
+        gi.verify(gi.Graph.from_nodes((*graph.nodes, graph.nodes[-1]), dict(graph.outputs), [X.node]))
+
+
+def test_verify_finds_a_forged_node() -> None:
+    true = gi.sin(X).node
+    forged = _Fields(a.negative, (X.node,), (), true.type.with_shape((3,)), 10**9, None)
+    forged.__class__ = type(true)
+    with pytest.raises(gi.InvariantError, match=r"float64\[3\] but its op infers float64\[9\]"):
+        gi.verify(gi.Graph.from_nodes((X.node, forged), {"out": forged}, [X.node]))  # type: ignore[dict-item]

@@ -12,6 +12,11 @@ T = TypeVar("T")
 Place: TypeAlias = tuple[int, int]
 
 
+def chunk_range(number: int, workers: int, chunks: int) -> tuple[int, int]:
+    """The contiguous, balanced share of chunks of one of `workers` workers; perhaps empty."""
+    return chunks * number // workers, chunks * (number + 1) // workers
+
+
 def join_range(start: int, stop: int, total: int, leaves: Mapping[int, T], join: Callable[[T, T], T]) -> dict[Place, T]:
     """The highest subtrees that lie wholly in chunks start:stop, each joined to one value."""
     return _join({(0, index): leaves[index] for index in range(start, stop)}, total, join)

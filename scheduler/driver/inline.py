@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping
 
 from graphir.errors import GraphError
 from graphir.node import Array
-from scheduler.driver.phases import named, phases, work
+from scheduler.driver.phases import phases, work
 from scheduler.driver.pool import Feeds, task_error, wanted
 from scheduler.plan import Plan
 from workers.chunks import ChunkRunner, Parts
@@ -17,7 +17,6 @@ class InlinePool:
 
     def open(self, plan: Plan, feeds: Feeds, carry: Mapping[str, str], fetch: Collection[str]) -> None:
         """Begin a job."""
-        plan = named(plan)
         self._plan, self._carry = plan, carry
         self._keep, self._numbers = wanted(plan, carry, fetch)
         self._shown = [name for name in self._keep if name in fetch or name in carry.values()]

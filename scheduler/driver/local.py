@@ -9,8 +9,8 @@ from threadpoolctl import threadpool_limits
 from graphir.feeds import bind
 from graphir.interpret import run
 from graphir.node import Array
-from scheduler.place import reduce_range, reduce_roots
 from scheduler.plan import Plan, Read, Step
+from workers.tree import join_range, join_roots
 
 
 def run_plan(plan: Plan, feeds: Mapping[str, Any], *, check_finite: bool = False) -> dict[str, Array]:
@@ -74,7 +74,7 @@ class _Run:
             return self._evaluate(step, {"left": left, "right": right}, None)[target]
 
         total = self.plan.chunks
-        self.whole[target] = reduce_roots(total, reduce_range(0, total, total, leaves, join), join)
+        self.whole[target] = join_roots(total, join_range(0, total, total, leaves, join), join)
 
     def _single(self, step: Step) -> None:
         self.whole |= self._evaluate(step, {r.input: self._gather(r.value) for r in step.reads}, None)

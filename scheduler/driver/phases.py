@@ -6,7 +6,7 @@ a finish phase that also puts together the shard values among the outputs that a
 """
 
 from collections.abc import Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import groupby
 
 from scheduler.plan import Plan
@@ -75,16 +75,3 @@ def _comes_whole(plan: Plan, value: str) -> bool:
 
 def _written(plan: Plan, first: int, last: int) -> list[str]:
     return [value for step in plan.steps[first:last] for value in step.writes]
-
-
-def named(plan: Plan) -> Plan:
-    """The plan with feeds under the names of their inputs alone, as pools hold them."""
-    values = {_name(id): replace(value, id=_name(id)) for id, value in plan.values.items()}
-    steps = tuple(
-        replace(step, reads=tuple(replace(read, value=_name(read.value)) for read in step.reads)) for step in plan.steps
-    )
-    return replace(plan, values=values, steps=steps, outputs={n: _name(v) for n, v in plan.outputs.items()})
-
-
-def _name(id: str) -> str:
-    return id.removeprefix("feed:")

@@ -25,10 +25,11 @@ from graphir.dataset import Dataset
 from graphir.errors import GraphError, ServiceUnavailable
 from graphir.graph import Graph
 from graphir.node import Array
-from scheduler.driver.phases import Phase, named, phases, work
+from scheduler.driver.phases import Phase, phases, work
 from scheduler.driver.pool import Feeds, WorkerDied, task_error, wanted
 from scheduler.plan import Plan
 from workers.actor import Worker
+from workers.tree import chunk_range
 
 START_SECONDS = 120.0
 Ref = Any
@@ -63,7 +64,6 @@ class RayPool:
 
     def open(self, plan: Plan, feeds: Feeds, carry: Mapping[str, str], fetch: Collection[str]) -> None:
         """Begin a job: programs and feeds go out; what fails on the way is raised by the first step."""
-        plan = named(plan)
         self._plan, self._carry, self._work = plan, carry, work(plan)
         self._keep, self._numbers = wanted(plan, carry, fetch)
         self._shown = [name for name in self._keep if name in fetch or name in carry.values()]
@@ -137,8 +137,7 @@ class RayPool:
             ray.shutdown()
 
     def _range(self, number: int) -> tuple[int, int]:
-        chunks, workers = max(self._plan.chunks, 0), len(self._actors)
-        return chunks * number // workers, chunks * (number + 1) // workers
+        return chunk_range(number, len(self._actors), self._plan.chunks)
 
     def _setup(self, number: int) -> None:
         actor, new = self._actors[number], self._needed.keys() - self._known[number]
