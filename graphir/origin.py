@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from types import CodeType
 from typing import ParamSpec, TypeAlias, TypeVar
 
@@ -54,6 +55,7 @@ def caller() -> CodePoint:
     return code, frame.f_lasti
 
 
+@lru_cache(maxsize=65536)
 def source_line(point: CodePoint) -> str:
     """ "file.py:12" for a code point."""
     code, offset = point

@@ -8,7 +8,7 @@ Contributions to one node are added in the reverse of creation order, so the res
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from graphir import walk
+from graphir import collector, walk
 from graphir.errors import DisconnectedError
 from graphir.node import Node, describe, reset_origin, set_origin
 from graphir.ops.arithmetic import add
@@ -43,6 +43,13 @@ def backward(
     outputs: Sequence[Node], cotangents: Sequence[Node], wrt: Sequence[Node], constants: frozenset[Node] = frozenset()
 ) -> list[Node | None]:
     """The cotangent of each `wrt`, or None where no differentiable path leads to it."""
+    with collector.paused():
+        return _backward(outputs, cotangents, wrt, constants)
+
+
+def _backward(
+    outputs: Sequence[Node], cotangents: Sequence[Node], wrt: Sequence[Node], constants: frozenset[Node]
+) -> list[Node | None]:
     nodes = walk.ancestors(outputs, stop=constants)
     active = active_nodes(nodes, wrt, constants)
     pending: dict[Node, Node] = {}

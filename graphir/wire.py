@@ -6,21 +6,20 @@ attributes. A SHA-256 over columns and constants finds any changed byte. Types a
 so a file cannot lie about them. Nothing is pickled. Readers refuse what is newer or over the limits.
 """
 
-import gc
 import hashlib
 import json
 import os
 from collections.abc import Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from graphir import tensors
+from graphir import collector, tensors
 from graphir.errors import FormatError, GraphError, InvariantError, LimitError
 from graphir.graph import FACES, Graph
 from graphir.literal import Literal
 from graphir.node import MAX_ATTRIBUTE_ITEMS, Node, Op, lookup, make
 from graphir.origin import Origin
+from graphir.types import TensorType, as_dtype, tensor_type
 
 FORMAT_VERSION = 1
 COLUMNS = ("ops", "types", "origins", "node_ops", "node_types", "node_origins", "starts", "inputs", "attrs", "names")
@@ -38,7 +37,8 @@ def dump(graph: Graph) -> bytes:
     """The bytes of a `.gir` file."""
     index = {node: k for k, node in enumerate(graph.nodes)}
     ops: dict[tuple[str, int], int] = {}
-    types: dict[tuple[str, tuple[Any, ...]], int] = {}
+    types: dict[TensorType, int] = {}
+    codes: dict[int, int] = {}  # by the identity of a type object: hashing one a node would take most of the time
     origins: dict[tuple[str, str, str], int] = {}
     node_ops, node_types, node_origins, starts, inputs = [], [], [], [0], []
     attrs: dict[str, dict[str, Any]] = {}
@@ -47,7 +47,10 @@ def dump(graph: Graph) -> bytes:
         origin = node.origin
         where = os.path.basename(origin.where)
         node_ops.append(ops.setdefault((node.op.name, node.op.version), len(ops)))
-        node_types.append(types.setdefault((node.type.dtype.name, node.type.shape), len(types)))
+        code = codes.get(id(node.type))
+        if code is None:
+            code = codes[id(node.type)] = types.setdefault(node.type, len(types))
+        node_types.append(code)
         node_origins.append(origins.setdefault((origin.kind, where, origin.of), len(origins)))
         inputs += [index[i] for i in node.inputs]
         starts.append(len(inputs))
@@ -56,7 +59,7 @@ def dump(graph: Graph) -> bytes:
         elif node.attrs:
             attrs[str(k)] = dict(node.attrs)
     columns = {
-        "ops": list(ops), "types": list(types), "origins": list(origins), "node_ops": node_ops, "node_types": node_types,
+        "ops": list(ops), "types": [(t.dtype.name, t.shape) for t in types], "origins": list(origins), "node_ops": node_ops, "node_types": node_types,
         "node_origins": node_origins, "starts": starts, "inputs": inputs, "attrs": attrs,
         "names": [[index[n] for n in graph.inputs.values()], [[name, index[n]] for name, n in graph.outputs.items()]],
     }  # fmt: skip
@@ -82,14 +85,12 @@ def load(source: bytes | str | os.PathLike[str], limits: Limits | None = None) -
     if len(columns["node_ops"]) > most.nodes:
         raise LimitError(f"the graph has {len(columns['node_ops'])} nodes, over the limit of {most.nodes}")
     try:
-        with _collector_paused():
+        with collector.paused():
             graph = _rebuild(columns, file)
     except GraphError:
         raise
     except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
         raise FormatError(f"the file's columns do not describe a graph: {error!r}; save it again") from None
-    if file.metadata["graph_digest"] != graph.digest:
-        raise FormatError("the graph's digest is not the one in the file; save it again")
     return graph
 
 
@@ -130,23 +131,12 @@ def _columns(file: tensors.Tensors) -> dict[str, Any]:
         raise FormatError("a column of the graph is not JSON; save the graph again") from None
 
 
-@contextmanager
-def _collector_paused() -> Any:
-    """Nodes are no garbage: looking for it among a million new ones takes most of the time."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
-
-
 def _rebuild(columns: Mapping[str, Any], file: tensors.Tensors) -> Graph:
     ops = [_op(name, version) for name, version in columns["ops"]]
-    types = [(dtype, tuple(shape)) for dtype, shape in columns["types"]]
+    types = [tensor_type(as_dtype(dtype), tuple(shape)) for dtype, shape in columns["types"]]
     origins = [Origin(*parts) for parts in columns["origins"]]
     starts, inputs, attrs = columns["starts"], columns["inputs"], columns["attrs"]
+    node_types, node_origins = columns["node_types"], columns["node_origins"]
     count = len(columns["node_ops"])
     if len(starts) != count + 1 or starts[0] != 0 or starts[-1] != len(inputs) or sorted(starts) != starts:
         raise FormatError("the inputs' offsets do not fit the nodes; save the graph again")
@@ -157,9 +147,10 @@ def _rebuild(columns: Mapping[str, Any], file: tensors.Tensors) -> Graph:
             raise _bad_reference(k, sources, count)
         op = ops[code]
         own = (("value", Literal(file[f"c{k}"])),) if op.name == "constant" else _attributes(attrs.get(str(k)), op)
-        node = make(op, tuple([nodes[i] for i in sources]), own, origins[columns["node_origins"][k]])
-        if (node.type.dtype.name, node.type.shape) != types[columns["node_types"][k]]:
-            raise InvariantError(f"node {k}, {node!r}, has another type in the file: {types[columns['node_types'][k]]}")
+        node = make(op, tuple([nodes[i] for i in sources]), own, origins[node_origins[k]])
+        stored = types[node_types[k]]
+        if node.type is not stored and node.type != stored:
+            raise InvariantError(f"node {k}, {node!r}, has another type in the file: {stored}")
         nodes.append(node)
     given, outputs = columns["names"]
     return Graph.from_nodes(tuple(nodes), {name: nodes[i] for name, i in outputs}, [nodes[i] for i in given])

@@ -15,21 +15,23 @@ from graphir.ops.sources import input_, iota, literal, size
 Draw = Callable[[st.SearchStrategy[Any]], Any]
 N = 3
 """The size of the named dimension n."""
-SHAPES = (("n", 4), (4,), ("n",), (), ("n", 1), (1, 4), (1,), (4, "n"), ("n", 2, 4))
+SHAPES = (("n", 4), (4,), ("n",), (), ("n", 1), (1, 4), (1,), (4, "n"), ("n", 2, 4), (4, 4))
 DTYPES = ("float64", "float32", "float16", "int64", "uint8", "bool")
 SPECIAL = (0.0, -0.0, np.nan, -np.nan, np.inf, -np.inf, 5e-324, 1.0, -1.0)
+FAVOURED = ("add", "broadcast", "constant", "matmul", "multiply", "permute", "pow", "reshape", "slice", "sum", "where")
+"""Ops of rules and ops that notice the memory layout; half of all draws are among them."""
 LEAVES = ("input", "constant", "size", "iota")
 
 
 @st.composite
-def graphs(draw: Draw, most: int = 14) -> Graph:
+def graphs(draw: Draw, most: int = 30) -> Graph:
     """A graph over inputs of several types, with named and fixed sizes."""
     pool = [
         input_(name=f"x{k}", dtype=draw(st.sampled_from(DTYPES)), shape=draw(st.sampled_from(SHAPES)))
         for k in range(draw(st.integers(1, 3)))
     ]
-    for _ in range(draw(st.integers(1, most))):
-        op = REGISTRY[draw(st.sampled_from(sorted(REGISTRY)))]
+    for _ in range(draw(st.integers(most // 2, most))):
+        op = REGISTRY[draw(st.sampled_from(FAVOURED if draw(st.booleans()) else sorted(REGISTRY)))]
         node = _leaf(draw, op, pool) if op.name in LEAVES else _application(draw, op, pool)
         if node is not None:
             pool.append(node)

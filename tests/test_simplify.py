@@ -14,6 +14,7 @@ from graphir.interpret import evaluate
 from graphir.node import Node, _Fields, made_by
 from graphir.ops import arithmetic as a
 from graphir.ops.contraction import einsum, matmul
+from graphir.ops.indexing import take
 from graphir.ops.layout import broadcast, concat, fill_like, flip, permute, place, reduce_sum, reshape, slice_
 from graphir.ops.select import cast, logical_not, where
 from graphir.ops.sources import input_, iota, literal, size
@@ -146,6 +147,7 @@ def test_constants_are_folded_within_bounds() -> None:
         iota(shape=("n",)),
         size(dim="n"),
         pow_(literal(2), literal(-1)),  # the kernel refuses
+        take(literal(np.arange(3.0)), literal(7), axis=0),
     ):
         assert _simple(kept) is kept
 
