@@ -170,6 +170,7 @@ class Client:
         checkpoint_every: int | None = None,
         backend: str = "numpy",
         reproducible: bool = True,
+        check_finite: bool = False,
         deadline: float | None = None,
         retries: int = 3,
         name: str | None = None,
@@ -182,7 +183,7 @@ class Client:
             "chunk": None if chunk is None else dict(chunk),
             "carry": None if carry is None else dict(carry),
             "steps": steps, "batch": batch, "checkpoint_every": checkpoint_every, "backend": backend,
-            "reproducible": reproducible, "deadline": None if deadline is None else float(deadline),
+            "reproducible": reproducible, "check_finite": check_finite, "deadline": None if deadline is None else float(deadline),
             "retries": retries, "name": name, "key": key,
         }  # fmt: skip
         return Job(self.service, self.service.submit(graph, feeds, options))

@@ -44,7 +44,7 @@ def check_names(graph: Graph, feeds: Mapping[str, Any]) -> None:
 def convert(name: str, value: Any, type_: TensorType) -> Array:
     """The value as an array of the input's dtype: arrays may be widened, Python numbers converted in kind."""
     is_array = isinstance(value, np.ndarray | np.generic)
-    array = np.asarray(value)
+    array = np.asarray(value, order="C")  # sums follow memory order, so a feed's layout must not matter
     if array.dtype == type_.dtype:
         return array
     casting = "safe" if is_array else "same_kind"

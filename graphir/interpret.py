@@ -86,8 +86,9 @@ def apply(node: Node, inputs: list[Array], attributes: dict[str, Any]) -> Array:
     try:
         result: Array = node.op.kernel(*inputs, **attributes)
         return result
-    except Exception as error:  # whatever a kernel raises, kernel_error types it or gives it back
-        raise kernel_error(node, error) from error
+    except Exception as error:  # noqa: BLE001  # whatever a kernel raises, kernel_error types it or gives it back
+        typed = kernel_error(node, error)
+        raise typed from (None if typed is error else error)
 
 
 def kernel_error(node: Node, error: Exception) -> Exception:

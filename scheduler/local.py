@@ -47,6 +47,7 @@ class EmbeddedService:
         self.directory = Path(tempfile.mkdtemp(prefix="gradfleet-") if directory is None else directory).absolute()
         self.directory.mkdir(parents=True, exist_ok=True)
         self.workers = len(os.sched_getaffinity(0)) if workers is None else workers
+        self.memory_limit = _machine_memory()
         self.pool: Pool | None = None
         self._blobs = Blobs(self.directory / "blobs")
         self._store = Store(f"sqlite:///{self.directory / 'jobs.sqlite'}")
@@ -131,7 +132,7 @@ class EmbeddedService:
         for name, output in (options.get("carry") or {}).items():
             _check_carry(graph, feeds, name, output)
         _unsupported(options)
-        _compiled(graph, feeds, options.get("chunk"), options.get("cut"))
+        _compiled(graph, feeds, options.get("chunk"), options.get("cut"), memory_limit=self.memory_limit)
 
     def _feed(self, value: Array | Dataset) -> dict[str, Any]:
         if isinstance(value, Dataset):
@@ -145,7 +146,7 @@ class EmbeddedService:
         graph = wire.load(self._blobs.get(spec.graph))
         feeds = {name: self._value(feed) for name, feed in spec.feeds.items()}
         cut = None if spec.cut is None else list(spec.cut)
-        return Prepared(_compiled(graph, feeds, spec.chunk, cut), feeds)
+        return Prepared(_compiled(graph, feeds, spec.chunk, cut, check_finite=spec.check_finite), feeds)
 
     def _value(self, feed: ArrayFeed | DatasetFeed) -> Array | Dataset:
         if isinstance(feed, DatasetFeed):
@@ -224,8 +225,15 @@ def _shapes(feeds: Feeds) -> dict[str, tuple[int, ...]]:
     return {n: open_source(v).shape if isinstance(v, Dataset) else v.shape for n, v in feeds.items()}
 
 
-def _compiled(graph: Graph, feeds: Feeds, chunk: Mapping[str, int] | None, cut: list[str] | None) -> Plan:
-    return compile(graph, bind_sizes(graph, _shapes(feeds)), cut=cut, chunk=chunk)
+def _compiled(
+    graph: Graph, feeds: Feeds, chunk: Mapping[str, int] | None, cut: list[str] | None, **policy: Any
+) -> Plan:
+    return compile(graph, bind_sizes(graph, _shapes(feeds)), cut=cut, chunk=chunk, **policy)
+
+
+def _machine_memory() -> int:
+    """The bytes of main memory that this machine has."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _check_carry(graph: Graph, feeds: Feeds, name: str, output: str) -> None:

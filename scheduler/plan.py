@@ -73,6 +73,7 @@ class Plan:
     steps: tuple[Step, ...]
     outputs: dict[str, str]
     notes: tuple[str, ...] = field(default=())
+    check_finite: bool = False
 
     @property
     def chunks(self) -> int:

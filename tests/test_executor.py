@@ -18,7 +18,7 @@ CASES = [
     if op.name != "input"
     for k, example in enumerate(op.examples)
 ]
-x, w = gi.input("x", ("n", 4)), gi.input("w", (4, 4))
+x, w = gi.input("rows", ("n", 4)), gi.input("square", (4, 4))
 _hidden = gi.tanh(x @ w) * gi.arange("n", dtype="float64")[:, None]
 LOSS = gi.mean(gi.logsumexp(_hidden, axis=1))
 GRAPH = gi.Graph({"loss": LOSS, "dw": gi.grad(LOSS, [w])[0], "hidden": _hidden})
@@ -26,7 +26,7 @@ GRAPH = gi.Graph({"loss": LOSS, "dw": gi.grad(LOSS, [w])[0], "hidden": _hidden})
 
 def feeds(rows: int) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(rows)
-    return {"x": rng.standard_normal((rows, 4)), "w": rng.standard_normal((4, 4))}
+    return {"rows": rng.standard_normal((rows, 4)), "square": rng.standard_normal((4, 4))}
 
 
 @pytest.mark.parametrize(("op", "example"), CASES)

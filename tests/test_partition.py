@@ -1,6 +1,8 @@
 """Cut evaluation equals uncut evaluation, whatever the chunk size; the combine tree never looks at the workers."""
 
+import dataclasses
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,8 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import graphir as gi
+from scheduler.check import check_plan
 from scheduler.driver.local import run_plan
 from scheduler.partition.data import partition
+from scheduler.pipeline import compile
+from scheduler.plan import Plan
 from workers.tree import chunk_range, join_range, join_roots
 
 N = 11
@@ -130,3 +135,31 @@ def test_the_tree_is_the_same_for_any_workers(leaves: list[float], workers: int)
     for start, stop in parts:
         roots |= join_range(start, stop, total, names, join)
     assert join_roots(total, roots, join) == alone
+
+
+def _broken(plan: Plan, **changes: Any) -> Plan:
+    return dataclasses.replace(plan, **changes)
+
+
+def test_broken_plans_are_refused_by_the_rule_they_break() -> None:
+    plan = check_plan(partition(GRAPHS["batch normalisation"], {"n": N}, "n", 3))
+    steps = plan.steps
+    cases = [
+        (_broken(plan, steps=steps[1:]), "before it is made"),
+        (_broken(plan, steps=(*steps, steps[-1])), "second time"),
+        (_broken(plan, steps=steps[:-1]), "no step makes|before it is made"),
+        (_broken(plan, borders=(0, 3, 3, 11)), "must grow"),
+        (_broken(plan, steps=tuple(dataclasses.replace(step, reads=()) for step in steps)), "does not read"),
+        (_broken(plan, steps=(dataclasses.replace(steps[0], writes=()), *steps[1:])), "does not write"),
+        (_broken(plan, values={}), "no type"),
+    ]
+    for broken, said in cases:
+        with pytest.raises(gi.PlanError, match=said):
+            check_plan(broken)
+
+
+def test_a_plan_over_the_memory_limit_is_refused_with_advice() -> None:
+    sizes = {"n": 10**6}
+    with pytest.raises(gi.LimitError, match=r"smaller chunks[\s\S]*test_partition.py"):
+        compile(GRAPHS["network"], sizes, chunk={"n": 10**6}, memory_limit=10**7)
+    assert compile(GRAPHS["network"], sizes, chunk={"n": 1000}, memory_limit=10**7).chunks == 1000

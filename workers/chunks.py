@@ -42,6 +42,7 @@ class Work:
     steps: tuple[StepWork, ...]
     shards: dict[str, int]
     partials: frozenset[str]
+    check_finite: bool = False
 
 
 class ChunkRunner:
@@ -94,7 +95,9 @@ class ChunkRunner:
                     done[step.writes[0]] = self._combined(value, parts)
                 else:
                     feeds = {name: self._whole(value, {**wholes, **done}) for name, value, _ in step.reads}
-                    done |= self._programs[step.program].run(feeds, self.work.sizes)
+                    done |= self._programs[step.program].run(
+                        feeds, self.work.sizes, check_finite=self.work.check_finite
+                    )
         return [self._whole(value, {**wholes, **done}) for value in gives]
 
     @property
@@ -105,7 +108,9 @@ class ChunkRunner:
         begin, end = self.work.borders[chunk : chunk + 2]
         feeds = {name: self._read(value, axis, chunk, wholes) for name, value, axis in step.reads}
         sizes = {**self.work.sizes, self.work.local: end - begin}
-        outputs = self._programs[step.program].run(feeds, sizes, {self.work.local: begin})
+        outputs = self._programs[step.program].run(
+            feeds, sizes, {self.work.local: begin}, check_finite=self.work.check_finite
+        )
         for value, array in outputs.items():
             self._chunks.setdefault(value, {})[chunk] = array
 
@@ -121,13 +126,19 @@ class ChunkRunner:
             return self._chunks[value][chunk]
         axis, feed = self.work.shards[value], wholes.get(value, self._feeds.get(value))
         if isinstance(feed, Source) and axis == 0:
-            rows = feed.read(*self.work.borders[chunk : chunk + 2])
+            rows = feed.read(*self._span(chunk, feed.rows))
             return rows.astype(self._dtypes[value], copy=False)
         return self._slice(self._whole(value, wholes), axis, chunk)
 
     def _slice(self, array: Array, axis: int, chunk: int) -> Array:
-        begin, end = self.work.borders[chunk : chunk + 2]
+        begin, end = self._span(chunk, array.shape[axis])
         return np.ascontiguousarray(array[(slice(None),) * axis + (slice(begin, end),)])
+
+    def _span(self, chunk: int, size: int) -> tuple[int, int]:
+        """A chunk's place on an axis whose size is a multiple of the cut dimension's."""
+        begin, end = self.work.borders[chunk : chunk + 2]
+        scale = size // self.work.borders[-1]
+        return begin * scale, end * scale
 
     def _whole(self, value: str, wholes: Mapping[str, Array]) -> Array:
         if value in wholes:

@@ -50,9 +50,11 @@ class Executor:
         ]
         self._bound: OrderedDict[tuple[Any, ...], list[Instruction]] = OrderedDict()
 
-    def __call__(self, feeds: Mapping[str, Any], *, check_finite: bool = False) -> dict[str, Array]:
-        """The outputs by name; errors as `graphir.evaluate`."""
-        bound = bind(self.graph, feeds)
+    def __call__(
+        self, feeds: Mapping[str, Any], *, sizes: Mapping[str, int] | None = None, check_finite: bool = False
+    ) -> dict[str, Array]:
+        """The outputs by name; arguments and errors as `graphir.evaluate`."""
+        bound = bind(self.graph, feeds, sizes)
         if self.memory_limit is not None:
             self._check_memory(bound.sizes, self.memory_limit)
         with self._one_pool():
@@ -80,8 +82,9 @@ class Executor:
                         self._check_finite(self._nodes[done], slots, sources, target)
                     for k in free:
                         slots[k] = None
-        except Exception as error:  # whatever a kernel raises, kernel_error types it or gives it back
-            raise kernel_error(self._nodes[done], error) from error
+        except Exception as error:  # noqa: BLE001  # whatever a kernel raises, kernel_error types it or gives it back
+            typed = kernel_error(self._nodes[done], error)
+            raise typed from (None if typed is error else error)
         return {name: np.asarray(slots[at]) for name, at in self._outputs}
 
     def peak_bytes(self, sizes: Mapping[str, int]) -> tuple[int, Node]:
@@ -109,7 +112,9 @@ class Executor:
     def _program(self, sizes: Mapping[str, int], offsets: Mapping[str, int]) -> list[Instruction]:
         key = (*sorted(sizes.items()), *sorted(offsets.items()))
         known = self._bound.get(key)
-        if known is None:
+        if known is not None:
+            self._bound.move_to_end(key)
+        else:
             known = self._bound[key] = [
                 (kernel, sources, target, bound_attributes(node, sizes, offsets) if node.attrs else {}, free)
                 for node, (kernel, sources, target, free) in zip(self._nodes, self._code, strict=True)
@@ -133,6 +138,6 @@ def _freed(graph: Graph, slot: Mapping[Node, int]) -> dict[Node, tuple[int, ...]
 
 
 def _bytes(node: Node, sizes: Mapping[str, int]) -> int:
-    if node.op.cheap:
+    if node.op.cheap and node.op.name != "reshape":  # a reshape of a transposed value is a copy
         return 0
     return prod(node.type.bind(sizes)) * node.type.dtype.itemsize

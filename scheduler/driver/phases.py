@@ -35,7 +35,7 @@ def work(plan: Plan) -> Work:
         value.id: value.axis for value in plan.values.values() if value.axis is not None and value.layout == "shard"
     }
     partials = frozenset(step.reads[0][1] for step in steps if step.kind == "combine")
-    return Work(dict(plan.sizes), plan.local, plan.borders or (0, 0), steps, shards, partials)
+    return Work(dict(plan.sizes), plan.local, plan.borders or (0, 0), steps, shards, partials, plan.check_finite)
 
 
 def phases(plan: Plan, outputs: Collection[str], carried: Collection[str]) -> tuple[Phase, ...]:
