@@ -105,7 +105,7 @@ def test_what_only_looks_exact_stays() -> None:
         a.multiply(permute(x, axes=(1, 0)), permute(one, axes=(1, 0))),  # another layout
         reshape(reshape(permute(x, axes=(1, 0)), shape=("4*n",)), shape=("n", 4)),  # the first one copies
     ]
-    assert [_simple(case).op for case in cases] == [case.op for case in cases]
+    assert [_simple(case) for case in cases] == cases
 
 
 def test_views_are_fused_and_copies_of_the_whole_vanish() -> None:
@@ -157,9 +157,8 @@ def test_dead_nodes_go_inputs_and_kept_nodes_stay() -> None:
     with made_by(Origin("user", "model.py:7")):
         y = sin(a.multiply(x, fill_like(x, 1)))
         kept = a.negative(x)
-    graph = Graph.from_nodes(
-        (x, unused, sin(x), *Graph({"y": y, "k": kept}).nodes[1:]), {"y": y, "k": kept}, [x, unused]
-    )
+    rest = [node for node in Graph({"y": y, "k": kept}).nodes if node is not x]
+    graph = Graph.from_nodes((x, unused, sin(x), *rest), {"y": y, "k": kept}, [x, unused])
     simple = simplify(graph)
     assert list(simple.inputs) == ["x", "unused"]
     assert simple.outputs["k"] is kept
