@@ -60,9 +60,10 @@ def to_dot(graph: Graph) -> str:
     names = _output_names(graph)
     lines = ["digraph graph_ {", "  node [shape=box, fontname=sans];"]
     for node, k in number.items():
-        label = "\\n".join([_label(node), str(node.type), *(f"= {name}" for name in names.get(node, []))])
+        parts = [_label(node), str(node.type), *(f"= {name}" for name in names.get(node, []))]
+        label = "\\n".join(map(_quote, parts))
         style = ', style="dashed,filled", fillcolor="#fde6d3"' if node.origin.kind == "vjp" else ""
-        lines.append(f'  n{k} [label="{_quote(label)}"{style}];')
+        lines.append(f'  n{k} [label="{label}"{style}];')
     lines += [f"  n{number[source]} -> n{k};" for node, k in number.items() for source in node.inputs]
     return "\n".join([*lines, "}"]) + "\n"
 
@@ -84,7 +85,7 @@ def _label(node: Node) -> str:
 
 
 def _quote(text: str) -> str:
-    return text.replace('"', '\\"')
+    return text.replace("\\", "\\\\").replace('"', '\\"')
 
 
 def _output_names(graph: Graph) -> dict[Node, list[str]]:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +13,7 @@ from scheduler.check import check_plan
 from scheduler.driver.local import run_plan
 from scheduler.partition.data import partition
 from scheduler.pipeline import compile
-from scheduler.plan import Plan
+from scheduler.plan import Plan, Read
 from workers.tree import chunk_range, join_range, join_roots
 
 N = 11
@@ -71,12 +70,34 @@ def oddities() -> dict[str, gi.Graph]:
     }
 
 
+def corners() -> dict[str, gi.Graph]:
+    x, z, t = gi.input("x", ("n", 4)), gi.input("z", ("8*n",)), gi.arange("n", dtype="float64") * 0.01
+    y = gi.flip(gi.exp(x), axis=0)
+    eights = gi.broadcast_to(gi.arange(8, dtype="float64")[:, None], (8, "n"))
+    square = gi.input("square", ("n", "n"))
+    clashing = {name: gi.input(name, ("n", 4)) for name in ("x.whole", "%1", "%3.whole", "x[0]")}
+    return {
+        "partial inside": gi.Graph({"out": gi.einsum("ni,ij,nj->", x, x.T @ x, x)}),
+        "flat gram": gi.Graph({"out": gi.reshape(x @ x.T, (-1,)) * 2.0}),
+        "rows of eight": gi.Graph({"out": gi.reshape(z, ("n", 8)) * 2.0, "across": gi.reshape(z, (8, "n")) * 2.0}),
+        "leading eight": gi.Graph({"out": z + gi.reshape(eights, ("8*n",))}),
+        "centred": gi.Graph({"sum": x - gi.sum(x, axis=0), "mean": x - gi.mean(x, axis=0)}),
+        "both axes": gi.Graph({"a": square @ x, "b": square.T @ x, "c": gi.sum(square, axis=0), "d": square}),
+        "twice the rows": gi.Graph({"out": gi.sum((x @ x.T) * gi.exp(x @ x.T).T, axis=0), "all": (x @ x.T) @ x}),
+        "one row more": gi.Graph({"out": gi.input("more", ("n + 1",))[1:] * x[:, 0] + gi.sum(y) * t}),
+        "dear and whole": gi.Graph({"out": x @ gi.exp(gi.tanh(y)).T, "slice": gi.exp(gi.tanh(y)) * x}),
+        "names": gi.Graph({"y": y + x, "gram": x @ x.T, **{name: v * y for name, v in clashing.items()}}),
+        "sums": gi.Graph({"all": gi.sum(x), "minus": -gi.sum(x, axis=0) + gi.sum(x * x, axis=0), "in": x}),
+    }
+
+
 GRAPHS = {
     "network": network(),
     "batch normalisation": network(normalise=True),
     "softmax over n": network(over_rows=True),
     "both": network(normalise=True, over_rows=True),
     **oddities(),
+    **corners(),
 }
 
 
@@ -86,13 +107,63 @@ def test_cut_equals_uncut(name: str, chunk: int) -> None:
     graph = GRAPHS[name]
     feeds = feeds_for(graph)
     whole = gi.evaluate(graph, feeds, sizes={"n": N})
-    plan = partition(graph, {"n": N}, "n", chunk)
+    plan = check_plan(partition(graph, {"n": N}, "n", chunk))
     assert plan.chunks == math.ceil(N / chunk)
     cut = run_plan(plan, feeds)
     assert list(cut) == list(whole)
     for key, expected in whole.items():
         assert cut[key].dtype == expected.dtype
         np.testing.assert_allclose(cut[key], expected, rtol=1e-10, atol=1e-12, err_msg=key)
+
+
+@given(st.sampled_from(sorted(GRAPHS)), st.integers(1, N))
+def test_any_chunk_size_has_the_outputs_of_the_simplified_graph(name: str, chunk: int) -> None:
+    feeds, whole = feeds_for(GRAPHS[name]), gi.evaluate(GRAPHS[name], feeds_for(GRAPHS[name]), sizes={"n": N})
+    cut = run_plan(compile(GRAPHS[name], {"n": N}, chunk={"n": chunk}), feeds)
+    for key, expected in whole.items():
+        np.testing.assert_allclose(cut[key], expected, rtol=1e-10, atol=1e-12, err_msg=key)
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_an_uncut_plan_is_one_step_with_the_same_bits(name: str) -> None:
+    plan = compile(GRAPHS[name], {"n": N}, cut=[])
+    assert [step.kind for step in plan.steps] == ["single"]
+    feeds = feeds_for(GRAPHS[name])
+    whole = gi.evaluate(GRAPHS[name], feeds, sizes={"n": N})
+    assert all(np.array_equal(value, whole[key]) for key, value in run_plan(plan, feeds).items())
+
+
+@pytest.mark.parametrize("twice", [False, True])
+def test_long_and_shared_creations_are_cloned_in_linear_time(twice: bool) -> None:
+    t = gi.arange("n", dtype="float64") * 0.01
+    for _ in range(3000):
+        t = t * t + t * 0.5 if twice else gi.sin(t)
+    graph = gi.Graph({"out": gi.input("x", ("n", 2)) * t[:, None]})
+    plan = check_plan(partition(graph, {"n": N}, "n", 4))
+    feeds = feeds_for(graph)
+    np.testing.assert_allclose(run_plan(plan, feeds)["out"], gi.evaluate(graph, feeds)["out"], rtol=1e-12)
+    assert len(plan.steps) == 1
+    assert len(plan.steps[0].program) <= len(graph)
+
+
+def test_no_chunk_holds_a_summand_of_the_whole_dimension() -> None:
+    plan = partition(GRAPHS["centred"], {"n": N}, "n", 3)
+    partial = [value for value in plan.values.values() if value.layout == "partial"]
+    assert partial
+    assert all("n" not in value.type.shape for value in partial)
+
+
+def test_what_is_dear_and_needed_whole_is_made_once() -> None:
+    plan = partition(GRAPHS["dear and whole"], {"n": N}, "n", 3)
+    tanhs = [step.kind for step in plan.steps for node in step.program.nodes if node.op.name == "tanh"]
+    assert "single" in tanhs
+    assert all(
+        "n.local" in node.type.shape
+        for step in plan.steps
+        if step.kind == "map"
+        for node in step.program.nodes
+        if node.op.name == "tanh"
+    )
 
 
 def test_batch_normalisation_takes_more_stages_than_a_plain_network() -> None:
@@ -113,7 +184,12 @@ def test_the_demo_step_moves_only_sums() -> None:
 
 @pytest.mark.parametrize(
     ("sizes", "cut", "chunk", "said"),
-    [({"n": 0}, "n", 1, "size 0"), ({"n": 3}, "n", 0, "at least one"), ({"n": 3}, "m", 1, "'m'")],
+    [
+        ({"n": 0}, "n", 1, "size 0"),
+        ({"n": 3}, "n", 0, "at least one"),
+        ({"n": 3}, "m", 1, "'m'"),
+        ({}, "n", 1, "not given"),
+    ],
 )
 def test_impossible_plans(sizes: dict[str, int], cut: str, chunk: int, said: str) -> None:
     with pytest.raises(gi.PlanError, match=said):
@@ -137,25 +213,55 @@ def test_the_tree_is_the_same_for_any_workers(leaves: list[float], workers: int)
     assert join_roots(total, roots, join) == alone
 
 
-def _broken(plan: Plan, **changes: Any) -> Plan:
-    return dataclasses.replace(plan, **changes)
+def broken(plan: Plan) -> dict[str, tuple[Plan, str]]:
+    """Plans with one rule broken each, and what is said."""
+    change = dataclasses.replace
+    first = next(step for step in plan.steps if step.kind == "map")
+    at = plan.steps.index(first)
+    combine = next(step for step in plan.steps if step.kind == "combine")
+    place = plan.steps.index(combine)
+    (partial,) = {read.value for read in combine.reads}
+    (joined,) = combine.writes
+    values = plan.values
+
+    def with_step(number: int, **changes: object) -> Plan:
+        steps = list(plan.steps)
+        steps[number] = change(steps[number], **changes)  # type: ignore[arg-type]  # any field
+        return change(plan, steps=tuple(steps))
+
+    other = change(values[partial], type=values[partial].type.with_shape((99,)))
+    return {
+        "short": (change(plan, borders=plan.borders[:-1]), "do not go from 0 to 11"),
+        "empty chunk": (change(plan, borders=(0, 4, 4, 11)), "do not increase"),
+        "backwards": (change(plan, steps=plan.steps[::-1]), "not ordered"),
+        "missing step": (change(plan, steps=plan.steps[:at] + plan.steps[at + 1 :]), "read before it is written"),
+        "twice": (change(plan, steps=(*plan.steps[:at], first, *plan.steps[at:])), "written more than once"),
+        "no reads": (with_step(at, reads=()), "reads are not"),
+        "no writes": (with_step(at, writes=()), "writes are not"),
+        "unknown": (change(plan, values={k: v for k, v in values.items() if k != partial}), "not declared"),
+        "type": (change(plan, values={**values, partial: other}), "written as"),
+        "operator": (change(plan, values={**values, partial: change(values[partial], combine="mean")}), "'mean'"),
+        "axis": (change(plan, values={**values, "x": change(values["x"], axis=1)}), "not along 'n'"),
+        "no axis": (change(plan, values={**values, "x": change(values["x"], axis=None)}), "has axis None"),
+        "layout": (change(plan, values={**values, joined: change(values[partial], id=joined)}), "writes the partial"),
+        "sliced": (
+            with_step(at, reads=tuple(Read(r.input, r.value, 0) for r in first.reads)),
+            "slices are taken of the shard",
+        ),
+        "one side": (
+            with_step(place, program=gi.Graph(combine.program.outputs), reads=combine.reads[::-1]),
+            "reads are not",
+        ),
+        "output": (change(plan, outputs={**plan.outputs, "loss": "nothing"}), "not made"),
+        "no output": (change(plan, outputs={}), "not those of the graph"),
+    }
 
 
-def test_broken_plans_are_refused_by_the_rule_they_break() -> None:
-    plan = check_plan(partition(GRAPHS["batch normalisation"], {"n": N}, "n", 3))
-    steps = plan.steps
-    cases = [
-        (_broken(plan, steps=steps[1:]), "before it is made"),
-        (_broken(plan, steps=(*steps, steps[-1])), "second time"),
-        (_broken(plan, steps=steps[:-1]), "no step makes|before it is made"),
-        (_broken(plan, borders=(0, 3, 3, 11)), "must grow"),
-        (_broken(plan, steps=tuple(dataclasses.replace(step, reads=()) for step in steps)), "does not read"),
-        (_broken(plan, steps=(dataclasses.replace(steps[0], writes=()), *steps[1:])), "does not write"),
-        (_broken(plan, values={}), "no type"),
-    ]
-    for broken, said in cases:
-        with pytest.raises(gi.PlanError, match=said):
-            check_plan(broken)
+@pytest.mark.parametrize("rule", list(broken(partition(GRAPHS["network"], {"n": N}, "n", 3))))
+def test_a_broken_plan_is_refused(rule: str) -> None:
+    plan, said = broken(partition(GRAPHS["network"], {"n": N}, "n", 3))[rule]
+    with pytest.raises(gi.PlanError, match=said):
+        check_plan(plan)
 
 
 def test_a_plan_over_the_memory_limit_is_refused_with_advice() -> None:

@@ -337,7 +337,11 @@ def _infer_concat(*types: TensorType, axis: int) -> TensorType:
     total: Dim = 0
     for type_ in types:
         rest = type_.shape[:axis] + type_.shape[axis + 1 :]
-        if type_.dtype != types[0].dtype or rest != types[0].shape[:axis] + types[0].shape[axis + 1 :]:
+        if (
+            type_.rank != types[0].rank
+            or type_.dtype != types[0].dtype
+            or rest != types[0].shape[:axis] + types[0].shape[axis + 1 :]
+        ):
             raise ShapeError(f"cannot concatenate {types[0]} and {type_} along axis {axis}: the other axes must agree")
         total = dims.add(total, type_.shape[axis])
     return types[0].with_shape((*types[0].shape[:axis], total, *types[0].shape[axis + 1 :]))

@@ -12,10 +12,13 @@ from graphir.literal import Literal
 from graphir.node import Array, Node, Op
 from graphir.types import INT64, Shape, TensorType, as_dtype, tensor_type
 
+MAX_NAME = 1024
+"""Longest name of an input, in characters."""
+
 
 def _infer_input(*, name: str, dtype: str, shape: Shape) -> TensorType:
-    if not name:
-        raise AttributeValueError("an input needs a name; give a non-empty string")
+    if not name or not name.isprintable() or len(name) > MAX_NAME:
+        raise AttributeValueError(f"an input's name is 1 to {MAX_NAME} printable characters, not {name!r:.60}")
     return tensor_type(as_dtype(dtype), shape)
 
 

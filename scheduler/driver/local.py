@@ -30,8 +30,14 @@ class _Run:
                 self.chunked[name] = [self._slice(self.whole[name], value.axis, k) for k in range(plan.chunks)]
 
     def outputs(self) -> dict[str, Array]:
-        for step in self.plan.steps:
+        kept = set(self.plan.outputs.values())
+        last = {read.value: number for number, step in enumerate(self.plan.steps) for read in step.reads}
+        for number, step in enumerate(self.plan.steps):
             getattr(self, f"_{step.kind}")(step)
+            for read in step.reads:
+                if last[read.value] == number and read.value not in kept:
+                    self.whole.pop(read.value, None)
+                    self.chunked.pop(read.value, None)
         return {name: self._gather(value) for name, value in self.plan.outputs.items()}
 
     def _slice(self, array: Array, axis: int | None, chunk: int) -> Array:

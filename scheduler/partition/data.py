@@ -38,6 +38,7 @@ class _Program:
     images: dict[Node, Node] = field(default_factory=dict)
     reads: dict[str, Read] = field(default_factory=dict)
     leaves: list[Node] = field(default_factory=list)
+    clones: dict[tuple[Node, int | None], Node] = field(default_factory=dict)
 
     def read(self, name: str, type_: TensorType, value: str, axis: int | None) -> Node:
         """A program input that takes a value."""
@@ -62,6 +63,8 @@ def partition(graph: Graph, sizes: Mapping[str, int], cut: str | None = None, ch
     """The plan that evaluates `graph` with dimension `cut` in chunks of `chunk` rows; PlanError if it cannot be."""
     if cut is not None and cut not in graph.sizes:
         raise PlanError(f"no input has the dimension {cut!r}; the named sizes are {list(graph.sizes)}")
+    if cut is not None and cut not in sizes:
+        raise PlanError(f"the size of the dimension {cut!r} is not given; known are {dict(sizes)}")
     with made_by(Origin("pass", of="partition")):
         lowered = graph if cut is None else lower(graph, cut)
         placed, notes = ({}, []) if cut is None else place(lowered, cut)
@@ -72,6 +75,14 @@ def partition(graph: Graph, sizes: Mapping[str, int], cut: str | None = None, ch
     return Plan(graph, dict(sizes), cut, ends, values, steps, outputs, tuple(dict.fromkeys(notes)))
 
 
+def _mark(graph: Graph) -> str:
+    """What the names of values start with that are not inputs: "%", longer if an input's name starts so."""
+    mark = "%"
+    while any(name.startswith(mark) for name in graph.inputs):
+        mark += "%"
+    return mark
+
+
 class _Builder:
     """Turns placements into steps, then drops what nobody reads."""
 
@@ -79,10 +90,11 @@ class _Builder:
         self.graph, self.cut = graph, cut
         self.renaming = {} if cut is None else {cut: f"{cut}.local"}
         self.placed = placed or {
-            node: Placement("whole", 0 if node.inputs else -1, free=not node.inputs and node.op.name != "input")
-            for node in graph.nodes
+            node: Placement("whole", 0, free=not node.inputs and node.op.name != "input") for node in graph.nodes
         }
-        self.names = {node: f"%{k}" for k, node in enumerate(graph.nodes)}
+        self.mark = _mark(graph)
+        self.names = {node: f"{self.mark}{k}" for k, node in enumerate(graph.nodes)}
+        self.wholes = {node: f"{name}.whole" for node, name in self.names.items()}
         self.names |= {node: name for name, node in graph.inputs.items()}
         self.wanted: dict[str, Node] = {}
         self.values: dict[str, Value] = {}
@@ -103,7 +115,7 @@ class _Builder:
     def _value(self, node: Node, whole: bool) -> str:
         """The id of a node's value as it is made, or whole; asking for it makes it wanted."""
         p = self.placed[node]
-        name = self.names[node] if not whole or p.layout == "whole" else f"{self.names[node]}.whole"
+        name = self.names[node] if not whole or p.layout == "whole" else self.wholes[node]
         self.wanted.setdefault(name, node)
         layout = "whole" if whole else p.layout
         kept = layout == "shard", layout == "partial"
@@ -130,19 +142,22 @@ class _Builder:
 
     def _input(self, program: _Program, node: Node, axis: int | None, user: Placement) -> Node:
         p = self.placed[node]
-        if p.free:
+        if p.free and (program.kind == "single" or axis is not None or node.op.cheap):
             return self._clone(program, node, axis if program.kind == "map" else None)
+        if p.free:  # too dear to be made whole once a chunk
+            single = self._program(p.stage, "single")
+            single.images[node] = self._clone(single, node, None)
         if program.kind == "map" and p.layout == "shard" and p.axis == axis:
             return program.images.get(node) or program.read(
                 self.names[node], self._local(node, axis), self._value(node, False), None
             )
-        if program.kind == "map" and p.layout == "partial" and user.layout == "partial":
+        if p.layout == "partial" and user.layout == "partial" and p.stage == user.stage:
             return program.images[node]
         if program.kind == "single" and node in program.images:
             return program.images[node]
         if program.kind == "map":
             value = self._gathered(node)
-            name = value if axis is None else f"{value}[{axis}]"
+            name = value if axis is None else f"{self.mark}{value}[{axis}]"
             return program.read(name, self._local(node, axis), value, axis)
         value = self._value(node, p.layout != "shard")
         return program.read(value, node.type, value, None)
@@ -158,17 +173,21 @@ class _Builder:
         return self._value(node, True)
 
     def _clone(self, program: _Program, node: Node, axis: int | None) -> Node:
-        """A free node made again where it is used, along `axis` for this chunk only."""
-        rule = node.op.axis_rule(tuple(i.type for i in node.inputs), node.attrs)
-        needs: tuple[int | None, ...] = (None,) * len(node.inputs)
-        if axis is not None:
-            if rule is None or not rule.can_cut(rule.output[axis]):
-                raise PlanError(f"{node!r} cannot be made a chunk at a time along axis {axis}; cut another dimension")
-            needs = tuple(rule.axis_in(rule.output[axis], k) for k in range(len(node.inputs)))
-        inputs = tuple(
-            self._input(program, i, a, Placement("whole", -1)) for i, a in zip(node.inputs, needs, strict=True)
-        )
-        return localised(node, inputs, axis, self.renaming)
+        """A free node made again where it is used, along `axis` for this chunk only; each once a program."""
+        stack = [(node, axis)]
+        while stack:
+            made, along = stack[-1]
+            inputs = list(zip(made.inputs, _needs(made, along), strict=True))
+            missing = [pair for pair in inputs if self.placed[pair[0]].free and pair not in program.clones]
+            missing = [(i, a) for i, a in missing if program.kind == "single" or a is not None or i.op.cheap]
+            if missing:
+                stack += missing
+                continue
+            stack.pop()
+            if (made, along) not in program.clones:
+                images = tuple(self._input(program, i, a, self.placed[made]) for i, a in inputs)
+                program.clones[made, along] = localised(made, images, along, self.renaming)
+        return program.clones[node, axis]
 
     def _local(self, node: Node, axis: int | None) -> TensorType:
         if axis is None:
@@ -203,14 +222,15 @@ class _Builder:
         return [self._step(program, outputs)] if outputs else []
 
     def _is_wanted(self, node: Node) -> bool:
-        name = self.names[node]
-        return name in self.wanted or (self.placed[node].layout == "partial" and f"{name}.whole" in self.wanted)
+        return self.names[node] in self.wanted or (
+            self.placed[node].layout == "partial" and self.wholes[node] in self.wanted
+        )
 
     def _combines(self, stage: int) -> list[Step]:
         steps = []
         for name, node in self.wanted.copy().items():
             p = self.placed[node]
-            if p.layout != "partial" or p.stage != stage or not name.endswith(".whole") or p.combine is None:
+            if p.layout != "partial" or p.stage != stage or name != self.wholes[node] or p.combine is None:
                 continue
             program = _Program("combine", stage)
             left = program.read("left", node.type, self._value(node, False), None)
@@ -224,7 +244,7 @@ class _Builder:
             return []
         outputs = {}
         for node, image in program.images.items():
-            name = self.names[node] if self.placed[node].layout == "whole" else f"{self.names[node]}.whole"
+            name = self.names[node] if self.placed[node].layout == "whole" else self.wholes[node]
             if name in self.wanted:
                 outputs[name] = image
         return [self._step(program, outputs)] if outputs else []
@@ -232,3 +252,13 @@ class _Builder:
     def _step(self, program: _Program, outputs: dict[str, Node]) -> Step:
         graph = Graph(outputs, inputs=program.leaves)
         return Step(program.kind, program.stage, graph, tuple(program.reads.values()), tuple(outputs))
+
+
+def _needs(node: Node, axis: int | None) -> tuple[int | None, ...]:
+    """For each input: the axis along which a slice of it makes the output's slice along `axis`."""
+    if axis is None:
+        return (None,) * len(node.inputs)
+    rule = node.op.axis_rule(tuple(i.type for i in node.inputs), node.attrs)
+    if rule is None:
+        raise PlanError(f"{node!r} cannot be made a chunk at a time along axis {axis}; cut another dimension")
+    return tuple(rule.axis_in(rule.output[axis], position) for position in range(len(node.inputs)))

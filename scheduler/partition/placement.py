@@ -78,11 +78,7 @@ def _inner(node: Node, placed: dict[Node, Placement], notes: list[str], cut: str
     inputs = [placed[i] for i in node.inputs]
     stages = [p.stage for p in inputs]
     if all(p.layout != "shard" for p in inputs):
-        if (
-            node.op.linear
-            and all(p.layout == "partial" and p.combine == "sum" for p in inputs)
-            and len(set(stages)) == 1
-        ):
+        if _stays_partial(node, inputs, cut):
             return Placement("partial", stages[0], combine="sum", needs=(None,) * len(inputs))
         free = all(p.layout == "whole" for p in inputs) and _made_where_used(node, cut)
         return Placement("whole", max(stages), free=free)
@@ -91,20 +87,35 @@ def _inner(node: Node, placed: dict[Node, Placement], notes: list[str], cut: str
         if p.layout != "shard" or p.axis is None or rule is None:
             continue
         factor = rule.inputs[position][p.axis]
-        if rule.can_cut(factor):
+        if can_cut(node, rule, factor, cut):
             return _cut(node, rule, factor, inputs, notes)
     reason = "has no axis rule" if rule is None else "needs the whole of the axis"
     notes.append(f"gathered: {node.op.name} {reason}: {describe(node)}")
     return Placement("whole", max(stages))
 
 
+def can_cut(node: Node, rule: AxisRule, factor: str, cut: str) -> bool:
+    """Whether the factor may be cut, and each axis that it indexes is cut in proportion with the dimension."""
+    axes = [(rule.axis_in(factor, position), source) for position, source in enumerate(node.inputs)]
+    axes.append((rule.axis_out(factor), node))
+    return rule.can_cut(factor) and all(
+        axis is None or dims.is_multiple_of(value.type.shape[axis], cut) for axis, value in axes
+    )
+
+
+def _stays_partial(node: Node, inputs: list[Placement], cut: str) -> bool:
+    """Whether a linear op acts on partial sums; not where each chunk would hold a summand of the cut size."""
+    sums = all(p.layout == "partial" and p.combine == "sum" and p.stage == inputs[0].stage for p in inputs)
+    return sums and node.op.linear and not any(cut in dims.names(d) for d in node.type.shape)
+
+
 def _made_where_used(node: Node, cut: str) -> bool:
     """Whether a value of whole ones is made again by each step that uses it: views, and what has the cut axis."""
-    along = [axis for axis, d in enumerate(node.type.shape) if cut in dims.names(d)]
+    along = [axis for axis, d in enumerate(node.type.shape) if dims.is_multiple_of(d, cut)]
     if not along:
         return node.op.cheap
     rule = node.op.axis_rule(tuple(i.type for i in node.inputs), node.attrs)
-    return rule is not None and all(rule.can_cut(rule.output[axis]) for axis in along)
+    return rule is not None and all(can_cut(node, rule, rule.output[axis], cut) for axis in along)
 
 
 def _cut(node: Node, rule: AxisRule, factor: str, inputs: list[Placement], notes: list[str]) -> Placement:
