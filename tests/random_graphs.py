@@ -106,4 +106,4 @@ def _attribute(draw: Draw, op: Op, name: str, x: Node) -> Any:
         return draw(st.sampled_from((*DTYPES, x.type.dtype.name)))
     choices: dict[str, tuple[Any, ...]] = {"axis": tuple(range(max(rank, 1))), "start": (0, 1), "step": (1, 2)}
     choices |= {"stop": (*shape, 1, 0), "size": (*shape, 9)}
-    return draw(st.sampled_from(choices[name]))
+    return draw(st.sampled_from(choices.get(name) or [example.attrs[name] for example in op.examples]))

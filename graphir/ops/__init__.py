@@ -1,9 +1,33 @@
 """The op families, one a file; importing the package fills the registry.
 
 Families import one another in one direction: sources, layout, select, arithmetic, transcendental, reduction,
-then contraction and indexing.
+then contraction, indexing, gather, scans and ordering.
 """
 
-from graphir.ops import arithmetic, contraction, indexing, layout, reduction, select, sources, transcendental
+from graphir.ops import (
+    arithmetic,
+    contraction,
+    gather,
+    indexing,
+    layout,
+    ordering,
+    reduction,
+    scans,
+    select,
+    sources,
+    transcendental,
+)
 
-__all__ = ["arithmetic", "contraction", "indexing", "layout", "reduction", "select", "sources", "transcendental"]
+__all__ = [
+    "arithmetic",
+    "contraction",
+    "gather",
+    "indexing",
+    "layout",
+    "ordering",
+    "reduction",
+    "scans",
+    "select",
+    "sources",
+    "transcendental",
+]

@@ -15,7 +15,8 @@ from graphir.types import TensorType
 _INDEX_HINT = "indices are integers; cast them"
 
 
-def _check_range(indices: Array, size: int) -> None:
+def check_range(indices: Array, size: int) -> None:
+    """ShapeError unless -size <= index < size for every index."""
     if indices.size and (indices.min() < -size or indices.max() >= size):
         bad = indices[(indices < -size) | (indices >= size)].flat[0]
         raise ShapeError(f"index {bad} is out of range for an axis of size {size}")
@@ -31,7 +32,7 @@ def _infer_take(x: TensorType, indices: TensorType, *, axis: int) -> TensorType:
 
 
 def _take_kernel(x: Array, indices: Array, *, axis: int) -> Array:
-    _check_range(indices, x.shape[axis])
+    check_range(indices, x.shape[axis])
     return np.take(x, indices, axis)
 
 
@@ -70,7 +71,7 @@ def _infer_scatter(updates: TensorType, indices: TensorType, *, axis: int, size:
 
 
 def _scatter_kernel(updates: Array, indices: Array, *, axis: int, size: int) -> Array:
-    _check_range(indices, size)
+    check_range(indices, size)
     out = np.zeros((*updates.shape[:axis], size, *updates.shape[axis + indices.ndim :]), updates.dtype)
     where: Any = (*(slice(None),) * axis, indices)
     np.add.at(out, where, updates)
@@ -120,7 +121,7 @@ def _infer_along(x: TensorType, indices: TensorType, *, axis: int) -> TensorType
 
 
 def _along_kernel(x: Array, indices: Array, *, axis: int) -> Array:
-    _check_range(indices, x.shape[axis])
+    check_range(indices, x.shape[axis])
     return np.take_along_axis(x, indices, axis)
 
 
@@ -153,7 +154,7 @@ def _infer_scatter_along(updates: TensorType, indices: TensorType, *, axis: int,
 
 
 def _scatter_along_kernel(updates: Array, indices: Array, *, axis: int, size: int) -> Array:
-    _check_range(indices, size)
+    check_range(indices, size)
     out = np.zeros((*updates.shape[:axis], size, *updates.shape[axis + 1 :]), updates.dtype)
     where = [
         np.arange(n).reshape([-1 if k == axis_ else 1 for k in range(indices.ndim)])

@@ -1,0 +1,135 @@
+"""Running sums, running products and first-order linear recurrences along one axis.
+
+The three are closed under differentiation: the adjoint of a running sum is a running sum from the other end, that
+of a linear recurrence is a linear recurrence, and that of a running product is one times a running product. None of
+them divides, so derivatives of any order are exact where elements are zero. Every kernel goes along the axis in
+order, one element after the other.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from graphir.axes import AxisRule
+from graphir.dims import Dim
+from graphir.example import Example, Sample
+from graphir.node import Array, Node, Op
+from graphir.ops.arithmetic import multiply
+from graphir.ops.layout import broadcast, concat, flip, slice_
+from graphir.ops.rules import FLOATS, NUMBERS, letters, need_axis, need_kind, need_same
+from graphir.ops.sources import literal
+from graphir.types import TensorType
+
+
+def along_axes(types: tuple[TensorType, ...], attrs: dict[str, Any]) -> AxisRule:
+    """The rule of an op that keeps the shape of its inputs and needs the whole of `axis`."""
+    names = letters(types[0].rank)
+    return AxisRule((names,) * len(types), names, None, frozenset({names[attrs["axis"]]}))
+
+
+def full_at(x: Node, axis: int, size: Dim, value: float) -> Node:
+    """A constant like x, of `size` along the axis."""
+    shape = (*x.type.shape[:axis], size, *x.type.shape[axis + 1 :])
+    return broadcast(literal(value, x.type.dtype), shape=shape, axes=())
+
+
+def delay(x: Node, axis: int, first: float) -> Node:
+    """Each element moved one place on along the axis; `first` comes in, the last element goes out."""
+    longer = concat(full_at(x, axis, 1, first), x, axis=axis)
+    return slice_(longer, axis=axis, start=0, stop=x.type.shape[axis], step=1)
+
+
+def _infer_scan(x: TensorType, *, axis: int) -> TensorType:
+    need_kind(x, NUMBERS, "cast bool to an integer first")
+    need_axis(x, axis)
+    return x
+
+
+# ---- sums ----
+
+cumulative_sum: Op = Op(
+    "cumulative_sum",
+    "The sums of the first 1, 2, ... elements along one axis, in the input's dtype.",
+    arity=1,
+    attrs={"axis": "int"},
+    infer=_infer_scan,
+    kernel=lambda x, *, axis: np.cumsum(x, axis=axis, dtype=x.dtype),
+    vjp=(lambda ct, out, x, *, axis: flip(cumulative_sum(flip(ct, axis=axis), axis=axis), axis=axis),),
+    axes=along_axes,
+    examples=(
+        Example((Sample((3, 4)),), {"axis": 1}),
+        Example((Sample((5, 2)),), {"axis": 0}),
+        Example((Sample((0,), "float32"),), {"axis": 0}),
+        Example((Sample((6,), "int32", -5, 5),), {"axis": 0}),
+    ),
+    linear=True,
+)
+
+# ---- linear recurrences ----
+
+
+def _infer_recurrence(factors: TensorType, terms: TensorType, *, axis: int) -> TensorType:
+    need_kind(terms, FLOATS)
+    need_same((factors, terms))
+    need_axis(terms, axis)
+    return terms
+
+
+def _recurrence_kernel(factors: Array, terms: Array, *, axis: int) -> Array:
+    a, b = np.moveaxis(factors, axis, 0), np.moveaxis(terms, axis, 0)
+    out = np.array(b)
+    for k in range(1, len(out)):
+        out[k] += a[k] * out[k - 1]
+    return np.moveaxis(out, 0, axis)
+
+
+def _recurrence_back(factors: Node, ct: Node, axis: int) -> Node:
+    """u[k] = ct[k] + factors[k + 1] * u[k + 1]: the recurrence from the other end."""
+    delayed = delay(flip(factors, axis=axis), axis, 0)
+    return flip(linear_recurrence(delayed, flip(ct, axis=axis), axis=axis), axis=axis)
+
+
+linear_recurrence: Op = Op(
+    "linear_recurrence",
+    "s[k] = factors[k] * s[k - 1] + terms[k] along one axis, begun with s[0] = terms[0].",
+    arity=2,
+    attrs={"axis": "int"},
+    infer=_infer_recurrence,
+    kernel=_recurrence_kernel,
+    vjp=(
+        lambda ct, out, factors, terms, *, axis: multiply(_recurrence_back(factors, ct, axis), delay(out, axis, 0)),
+        lambda ct, out, factors, terms, *, axis: _recurrence_back(factors, ct, axis),
+    ),
+    axes=along_axes,
+    examples=(
+        Example((Sample((3, 4)), Sample((3, 4))), {"axis": 1}),
+        Example((Sample((5,)), Sample((5,))), {"axis": 0}),
+        Example((Sample((0, 2), "float32"), Sample((0, 2), "float32")), {"axis": 0}),
+    ),
+    cost=2,
+)
+
+# ---- products ----
+
+
+def _product_vjp(ct: Node, out: Node, x: Node, *, axis: int) -> Node:
+    """What comes before an element, times the sum over j of ct[j] and the elements between."""
+    return multiply(delay(out, axis, 1), _recurrence_back(x, ct, axis))
+
+
+cumulative_prod: Op = Op(
+    "cumulative_prod",
+    "The products of the first 1, 2, ... elements along one axis, in the input's dtype.",
+    arity=1,
+    attrs={"axis": "int"},
+    infer=_infer_scan,
+    kernel=lambda x, *, axis: np.cumprod(x, axis=axis, dtype=x.dtype),
+    vjp=(_product_vjp,),
+    axes=along_axes,
+    examples=(
+        Example((Sample((3, 4)),), {"axis": 1}),
+        Example((Sample((5, 2)),), {"axis": 0}),
+        Example((Sample((0,), "float32"),), {"axis": 0}),
+        Example((Sample((6,), "int32", -5, 5),), {"axis": 0}),
+    ),
+)
