@@ -38,8 +38,8 @@ test-all: $(VENV)/.stamp-dev  ## every test, the slow ones too
 	$(BIN)/python -m pytest
 
 # The two variables change which kernels OpenBLAS picks, and with them the figures.
-bench: $(VENV)/.stamp-dev  ## measure; prints a table
-	env -u OPENBLAS_CORETYPE -u OPENBLAS_L2_SIZE $(BIN)/python -m benchmarks
+bench: $(VENV)/.stamp-dev  ## measure; prints tables and writes docs/performance.md
+	env -u OPENBLAS_CORETYPE -u OPENBLAS_L2_SIZE $(BIN)/python -m benchmarks --write
 
 format: $(VENV)/.stamp-dev  ## rewrite the sources in the project's style
 	$(BIN)/ruff check --fix-only

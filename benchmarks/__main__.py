@@ -1,6 +1,40 @@
-"""Run every measurement."""
+"""Run every measurement: `python -m benchmarks` prints the tables, `--write` puts them into docs/performance.md."""
+
+import os
+import platform
+import sys
+from pathlib import Path
 
 from benchmarks import ladder
 
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "performance.md"
+
+
+def machine() -> str:
+    """The processor and the number of cores."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+    return f"{len(os.sched_getaffinity(0))} cores of {model}, Python {platform.python_version()}"
+
+
+def page() -> str:
+    """Everything measured, as Markdown."""
+    return f"""# Performance
+
+Written by `make bench`, on {machine()}. Medians of interleaved rounds; compare ratios, not absolute times.
+
+## Building graphs
+
+The ladder z' = sin(z) * w + z_before, three operations a rung, and its gradient with respect to every w;
+microseconds an operation node of the value. Peers take part where they are installed (`pip install casadi pytensor`).
+The gradient column of JAX traces the value again. "gradfleet, random" is one run of a wide random graph.
+
+{ladder.table(ladder.measure())}
+"""
+
+
 if __name__ == "__main__":
-    ladder.main()
+    text = page()
+    print(text)
+    if "--write" in sys.argv:
+        PAGE.write_text(text)

@@ -7,8 +7,10 @@ PyTensor take part where they are installed; JAX (a test dependency) up to 3,000
 
 import gc
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator
+from typing import TypeAlias
 
 import numpy as np
 
@@ -16,8 +18,8 @@ import graphir as gi
 from workers.executor import Executor
 
 ROUNDS = 5
-Phases = Iterator[str]
-Participant = Callable[[int], Phases]
+Phases: TypeAlias = Iterator[str]
+Participant: TypeAlias = Callable[[int], Phases]
 
 
 def ours(rungs: int) -> Phases:
@@ -76,7 +78,8 @@ def casadi(rungs: int) -> Phases:
 
 
 def pytensor(rungs: int) -> Phases:
-    """Scalar variables and pytensor.grad."""
+    """Scalar variables and pytensor.grad, which recurses and so needs a higher limit."""
+    sys.setrecursionlimit(100_000)
     import pytensor as library
     import pytensor.tensor as tensor
 
@@ -116,9 +119,36 @@ def phases(participant: Participant, nodes: int) -> dict[str, float]:
     return took
 
 
-def main() -> None:
-    """Print the table."""
-    print("ladder: microseconds an operation node, medians of", ROUNDS, "interleaved rounds")
+def random_graph(nodes: int) -> Phases:
+    """A wide random graph instead of the ladder: every node takes two random earlier ones."""
+    rng = np.random.default_rng(3)
+    picks = rng.integers(0, 1 << 30, (nodes, 2))
+    leaves = [gi.input(f"r{k}") for k in range(100)]
+    yield "start"
+    values = list(leaves)
+    for left, right in picks.tolist():
+        a, b = values[-1 - left % min(len(values), 1000)], values[-1 - right % 2]
+        values.append(a + b if left & 1 else a * b)
+    total = values[-1]
+    for value in values[-100:-1]:
+        total = total + value
+    yield "forward"
+    gradients = gi.grad(total, leaves, disconnected="zero")
+    yield "gradient"
+    graph = gi.Graph({"total": total, **{f"g{k}": g for k, g in enumerate(gradients)}})
+    yield "graph"
+    data = gi.dump(graph)
+    yield "save"
+    gi.load(data)
+    yield "load"
+
+
+Row: TypeAlias = tuple[int, str, dict[str, float]]
+
+
+def measure() -> list[Row]:
+    """Medians of interleaved rounds: nodes, participant, microseconds an operation node by phase."""
+    rows: list[Row] = []
     for nodes in (999, 9_999, 99_999):
         able = {name: run for name, (run, most) in PARTICIPANTS.items() if nodes <= most}
         samples: dict[str, list[dict[str, float]]] = {name: [] for name in able}
@@ -129,5 +159,16 @@ def main() -> None:
                 except ImportError:
                     del samples[name]
         for name, runs in samples.items():
-            cells = "  ".join(f"{p} {statistics.median(r[p] for r in runs):9.2f}" for p in runs[0])
-            print(f"{nodes:>7} nodes  {name:10}  {cells}")
+            rows.append((nodes, name, {p: statistics.median(r[p] for r in runs) for p in runs[0]}))
+    rows.append((1_000_000, "gradfleet, random", phases(random_graph, 1_000_000)))
+    return rows
+
+
+def table(rows: list[Row]) -> str:
+    """The rows as a Markdown table."""
+    columns = ("forward", "gradient", "graph", "first numbers", "save", "load")
+    lines = ["| nodes | | " + " | ".join(columns) + " |", "|---|---|" + "---|" * len(columns)]
+    for nodes, name, took in rows:
+        cells = " | ".join(f"{took[c]:.2f}" if c in took else "-" for c in columns)
+        lines.append(f"| {nodes:,} | {name} | {cells} |")
+    return "\n".join(lines)

@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from graphir import walk
+from graphir import collector, walk
 from graphir.errors import LimitError
 from graphir.feeds import bind
 from graphir.graph import Graph
@@ -39,6 +39,10 @@ class Executor:
     ) -> None:
         self.graph, self.threads, self.memory_limit = graph, threads, memory_limit
         kernels = backends.load(backend)
+        with collector.paused():
+            self._compile(graph, kernels)
+
+    def _compile(self, graph: Graph, kernels: backends.Kernels) -> None:
         slot = {node: k for k, node in enumerate(graph.nodes)}
         self._inputs = [(name, slot[node]) for name, node in graph.inputs.items()]
         self._outputs = [(name, slot[node]) for name, node in graph.outputs.items()]
