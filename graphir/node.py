@@ -39,7 +39,6 @@ MAX_ATTRIBUTE_ITEMS = 100_000
 """Most elements an attribute may have; larger data belongs into a constant."""
 
 _current_origin: ContextVar[RawOrigin] = ContextVar("current_origin", default=None)
-_table: dict[tuple["Op", tuple["Node", ...], Attrs], "_Entry"] = {}
 _serials = itertools.count()
 
 
@@ -63,7 +62,7 @@ class Op:
 
     __slots__ = (
         "arity", "attrs", "axes", "cheap", "cost", "decompose", "doc", "examples",
-        "infer", "kernel", "linear", "name", "offset", "typed", "version", "vjp",
+        "infer", "kernel", "linear", "name", "nodes", "offset", "typed", "version", "vjp",
     )  # fmt: skip
 
     def __init__(
@@ -91,6 +90,7 @@ class Op:
         self.vjp, self.axes, self.examples, self.attrs = vjp, axes, examples, attrs or {}
         self.linear, self.cheap, self.offset, self.decompose = linear, cheap, offset, decompose
         self.cost, self.version = cost, version
+        self.nodes: dict[tuple[Any, ...], _Entry] = {}
         self.typed = lru_cache(maxsize=4096)(self._infer_type)
         REGISTRY[name] = self
 
@@ -172,16 +172,18 @@ class Node(_Fields):
 
 
 class _Entry(weakref.ref[Node]):
-    """A weak reference that knows its key in the intern table."""
+    """A weak reference that knows its place in the table of interned nodes."""
 
-    __slots__ = ("key",)
-    key: tuple[Op, tuple[Node, ...], Attrs]
+    __slots__ = ("key", "table")
+    key: tuple[Any, ...]
+    table: "dict[tuple[Any, ...], _Entry]"
 
 
 def make(op: Op, inputs: tuple[Node, ...], attrs: Attrs = (), origin: RawOrigin = None) -> Node:
     """The one node with this op, these inputs and these attributes (sorted by name)."""
-    key = (op, inputs, attrs)
-    entry = _table.get(key)
+    table = op.nodes
+    key = (inputs, attrs) if attrs else inputs  # the node's own tuple where it can be: one object less to collect
+    entry = table.get(key)
     if entry is not None:
         known = entry()
         if known is not None:
@@ -196,15 +198,20 @@ def make(op: Op, inputs: tuple[Node, ...], attrs: Attrs = (), origin: RawOrigin 
     fields.__class__ = Node  # the same slots, now frozen
     node: Node = fields  # type: ignore[assignment]
     entry = _Entry(node, _forget)
-    entry.key = key
-    _table[key] = entry
+    entry.key, entry.table = key, table
+    other = table.setdefault(key, entry)
+    if other is not entry:  # another thread was faster, or the node before is dead and not yet forgotten
+        known = other()
+        if known is not None:
+            return known
+        table[key] = entry
     return node
 
 
 def _forget(entry: "weakref.ref[Node]") -> None:
     assert isinstance(entry, _Entry)
-    if _table.get(entry.key) is entry:
-        del _table[entry.key]
+    if entry.table.get(entry.key) is entry:
+        del entry.table[entry.key]
 
 
 @contextmanager
