@@ -147,6 +147,7 @@ from graphir.manipulate import (
     transpose,
     unstack,
 )
+from graphir.partial import partial
 from graphir.simplify import simplify
 from graphir.verify import verify
 from graphir.wire import dump, load, save
@@ -271,6 +272,7 @@ __all__ = [
     "not_equal",
     "ones",
     "ones_like",
+    "partial",
     "permute_dims",
     "positive",
     "pow",

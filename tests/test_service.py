@@ -322,3 +322,13 @@ def test_progress_and_timeline(tmp_path: Path, client: Client, capsys: pytest.Ca
 def test_http_is_refused_with_a_reason() -> None:
     with pytest.raises(ServiceUnavailable, match="HTTP is not in this version"):
         connect("http://localhost:8000")
+
+
+def test_check_finite_stops_the_job_at_the_node(client: Client) -> None:
+    x = gi.input("x", shape=("n",))
+    graph = gi.Graph({"out": gi.sum(gi.log(x))})
+    feeds = {"x": np.array([1.0, 2.0, 0.0, 3.0])}
+    assert client.submit(graph, feeds, chunk={"n": 2}).result(WAIT)["out"] == -np.inf
+    with pytest.raises(JobFailed, match=r"-inf at index \[0\][\s\S]*log\("):
+        client.submit(graph, feeds, chunk={"n": 2}, check_finite=True).result(WAIT)
+    assert client.submit(graph, {"x": np.ones(3)}).result(WAIT)["out"] == 0.0

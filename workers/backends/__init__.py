@@ -1,5 +1,10 @@
-"""Back-ends: who provides the kernels of the ops. One file each, imported only when it is asked for."""
+"""Back-ends: who provides the kernels of the ops. One module each, imported only when it is asked for.
 
+A back-end module has a function `kernel(op)` that gives an op's kernel. If it needs a library, the library is an
+extra of the distribution with the back-end's name.
+"""
+
+import pkgutil
 from collections.abc import Callable
 from importlib import import_module
 from typing import Any
@@ -9,18 +14,25 @@ from graphir.node import Array, Op
 
 Kernels = Callable[[Op], Callable[..., Array]]
 
-KNOWN = {"numpy": ""}
-"""Back-ends and the extra of the distribution that each needs."""
-
 
 class UnknownBackendError(GraphError):
     """There is no back-end of the name, or its library is not installed."""
 
 
+def names() -> list[str]:
+    """The back-ends there are: the modules of this package."""
+    return sorted(module.name for module in pkgutil.iter_modules(__path__))
+
+
 def load(name: str) -> Kernels:
     """The function that gives an op's kernel in the back-end; UnknownBackendError otherwise."""
-    if name not in KNOWN:
-        raise UnknownBackendError(f"there is no back-end {name!r}; the back-ends are {', '.join(KNOWN)}")
-    module: Any = import_module(f"workers.backends.{name}")
+    if name not in names():
+        raise UnknownBackendError(f"there is no back-end {name!r}; the back-ends are {', '.join(names())}")
+    try:
+        module: Any = import_module(f"workers.backends.{name}")
+    except ModuleNotFoundError as error:
+        raise UnknownBackendError(
+            f"back-end {name!r} needs {error.name}, which is not installed; pip install 'gradfleet[{name}]'"
+        ) from error
     kernels: Kernels = module.kernel
     return kernels
