@@ -44,6 +44,7 @@ from graphir.array import (
     zeros,
     zeros_like,
 )
+from graphir.batch import vmap
 from graphir.dataset import Dataset, dataset
 from graphir.elementwise import (
     abs,
@@ -133,6 +134,7 @@ from graphir.expr import Expr
 from graphir.grad import append_gradients, grad, hvp, stop_gradient, value_and_grad, vjp
 from graphir.graph import Graph
 from graphir.interpret import evaluate
+from graphir.jacobian import hessian, jacobian, jvp
 from graphir.manipulate import (
     broadcast_arrays,
     broadcast_to,
@@ -238,12 +240,15 @@ __all__ = [
     "grad",
     "greater",
     "greater_equal",
+    "hessian",
     "hvp",
     "hypot",
     "input",
     "isfinite",
     "isinf",
     "isnan",
+    "jacobian",
+    "jvp",
     "less",
     "less_equal",
     "linspace",
@@ -308,6 +313,7 @@ __all__ = [
     "var",
     "verify",
     "vjp",
+    "vmap",
     "where",
     "zeros",
     "zeros_like",
