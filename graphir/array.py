@@ -233,7 +233,7 @@ def _keep(result: Expr, value: Expr, axes: tuple[int, ...], keepdims: bool) -> E
     return Expr(layout.reshape(result.node, shape=shape))
 
 
-def _accumulator(x: Any, dtype: Any) -> Expr:
+def accumulator(x: Any, dtype: Any) -> Expr:
     """The operand of a sum or product: small integers and bool become 64-bit, as in the standard."""
     value = as_expr(x)
     if dtype is not None:
@@ -246,13 +246,13 @@ def _accumulator(x: Any, dtype: Any) -> Expr:
 @located
 def sum(x: Any, /, axis: Any = None, *, dtype: Any = None, keepdims: bool = False) -> Expr:
     """The sum over axes."""
-    return _reduce(layout.reduce_sum, _accumulator(x, dtype), axis, keepdims)
+    return _reduce(layout.reduce_sum, accumulator(x, dtype), axis, keepdims)
 
 
 @located
 def prod(x: Any, /, axis: Any = None, *, dtype: Any = None, keepdims: bool = False) -> Expr:
     """The product over axes."""
-    return _reduce(reduction.reduce_prod, _accumulator(x, dtype), axis, keepdims)
+    return _reduce(reduction.reduce_prod, accumulator(x, dtype), axis, keepdims)
 
 
 @located
