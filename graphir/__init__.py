@@ -155,6 +155,7 @@ from graphir.elementwise import (
 )
 from graphir.errors import (
     AttributeValueError,
+    BindError,
     DatasetError,
     DisconnectedError,
     DTypeError,
@@ -166,6 +167,7 @@ from graphir.errors import (
     JobCancelled,
     JobFailed,
     LimitError,
+    MissingExtraError,
     NonFiniteError,
     PlanError,
     ServiceUnavailable,
@@ -193,6 +195,7 @@ from graphir.manipulate import (
     transpose,
     unstack,
 )
+from graphir.onnx import from_onnx
 from graphir.partial import partial
 from graphir.products import outer, tensordot, vecdot
 from graphir.simplify import simplify
@@ -216,6 +219,7 @@ def __getattr__(name: str) -> object:
 
 __all__ = [
     "AttributeValueError",
+    "BindError",
     "Client",
     "DTypeError",
     "Dataset",
@@ -232,6 +236,7 @@ __all__ = [
     "JobCancelled",
     "JobFailed",
     "LimitError",
+    "MissingExtraError",
     "NonFiniteError",
     "PlanError",
     "ServiceUnavailable",
@@ -299,6 +304,7 @@ __all__ = [
     "float64",
     "floor",
     "floor_divide",
+    "from_onnx",
     "full",
     "full_like",
     "grad",

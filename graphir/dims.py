@@ -142,6 +142,19 @@ def solve(value: Dim, size: int, known: Mapping[str, int]) -> tuple[str, int] | 
     return unknown[0], (size - constant) // slope
 
 
+def terms(value: Dim) -> list[tuple[Monomial, int]]:
+    """The products of a dimension and their coefficients; a factor is a name or a quotient (`split_quotient`)."""
+    return list(_poly(value).items())
+
+
+def split_quotient(factor: str) -> tuple[Dim, int] | None:
+    """Numerator and divisor of a factor such as "(n + 1)//2"; None for a name."""
+    if "//" not in factor:
+        return None
+    inner, divisor = _numerator(factor)
+    return dim(inner), divisor
+
+
 def is_multiple_of(value: Dim, name: str) -> bool:
     """Whether every term has `name` as a factor exactly once, so that cutting the name cuts the dimension."""
     return not isinstance(value, int) and all(

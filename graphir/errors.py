@@ -47,6 +47,18 @@ class FormatError(GraphError):
     """Bytes are not a valid file of the format they claim."""
 
 
+class BindError(FormatError):
+    """A shape of an ONNX model depends on the value of an input; `inputs` names those to fix with `bind`."""
+
+    def __init__(self, message: str, inputs: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.inputs = inputs
+
+
+class MissingExtraError(GraphError):
+    """A library that belongs to an optional extra is not installed."""
+
+
 class LimitError(GraphError):
     """Something is larger than the stated limit."""
 

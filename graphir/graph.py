@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 FACES: dict[str, Callable[..., Any]] = {}
-"""How a graph is shown and saved: "text", "dot", "svg", "save"; filled by the modules above this one."""
+"""How a graph is shown and saved: "text", "dot", "svg", "save", "onnx"; filled by the modules above this one."""
 
 
 def as_node(value: "Node | Expr") -> Node:
@@ -145,6 +145,10 @@ class Graph:
     def save(self, path: "str | PathLike[str]") -> None:
         """Write a `.gir` file."""
         FACES["save"](self, path)
+
+    def to_onnx(self, path: "str | PathLike[str]") -> None:
+        """Write an ONNX model of standard operators; it needs the extra `onnx`."""
+        FACES["onnx"](self, path)
 
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"graphs are immutable; cannot set {name!r}")

@@ -1,0 +1,113 @@
+"""From a Graph to an ONNX model: standard operators of opset 21, derivative nodes included.
+
+Operators keep the order of the graph's nodes. Each carries the node's origin as its documentation, so that a viewer
+tells derivatives apart. The model is written all or nothing.
+"""
+
+import os
+from tempfile import NamedTemporaryFile
+
+from onnx import GraphProto, ModelProto, helper
+
+from graphir.errors import FormatError, LimitError, UnknownOpError
+from graphir.graph import Graph
+from graphir.node import Node, describe
+from graphir.onnx import out_elementwise as _elementwise
+from graphir.onnx import out_functions as _functions
+from graphir.onnx import out_layout as _layout
+from graphir.onnx import out_reduction as _reduction
+from graphir.onnx.dtypes import CODE_OF
+from graphir.onnx.writer import RULES, Writer
+
+OPSET = 21
+IR_VERSION = 10
+MAX_BYTES = (1 << 31) - 1
+"""The largest message that protobuf reads."""
+
+FAMILIES = (_elementwise, _functions, _layout, _reduction)
+"""The modules whose import fills RULES."""
+
+
+def write(graph: Graph, path: str | os.PathLike[str]) -> None:
+    """Write the model's bytes beside `path` and move them there."""
+    data = to_bytes(graph)
+    target = os.path.realpath(path)
+    with NamedTemporaryFile(dir=os.path.dirname(target), prefix=".onnx-", delete=False) as file:
+        try:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+            os.chmod(file.name, 0o644)
+            os.replace(file.name, target)
+        except BaseException:  # an interrupt, too, must not leave the temporary file behind
+            os.unlink(file.name)
+            raise
+
+
+def to_bytes(graph: Graph) -> bytes:
+    """The bytes of the ONNX model."""
+    total = sum(node.attr("value").array.nbytes for node in graph.nodes if node.op.name == "constant")
+    model = to_model(graph) if total <= MAX_BYTES else None
+    if model is None or model.ByteSize() > MAX_BYTES:
+        raise LimitError(f"the model is over ONNX's limit of {MAX_BYTES} bytes; feed large constants as inputs")
+    data: bytes = model.SerializeToString(deterministic=True)
+    return data
+
+
+def to_model(graph: Graph) -> ModelProto:
+    """The graph as an ONNX model."""
+    clash = [name for name, node in graph.outputs.items() if graph.inputs.get(name, node) is not node]
+    if clash:
+        raise FormatError(f"{clash[0]!r} names an input and another output; ONNX needs distinct names, so rename one")
+    writer = Writer(graph)
+    names: dict[Node, str] = {}
+    for position, node in enumerate(graph.nodes):
+        names[node] = _write_node(writer, node, position, names)
+    renaming = _name_outputs(writer, graph, names)
+    for operator in writer.nodes:
+        for k, name in enumerate(operator.input):
+            operator.input[k] = renaming.get(name, name)
+        operator.output[0] = renaming.get(operator.output[0], operator.output[0])
+    return helper.make_model(
+        _graph_proto(graph, writer),
+        producer_name="gradfleet",
+        opset_imports=[helper.make_opsetid("", OPSET)],
+        ir_version=IR_VERSION,
+    )
+
+
+def _write_node(writer: Writer, node: Node, position: int, names: dict[Node, str]) -> str:
+    if node.op.name == "input":
+        return str(node.attr("name"))
+    rule = RULES.get(node.op.name)
+    if rule is None:
+        raise UnknownOpError(
+            f"op {node.op.name!r} cannot be written with standard ONNX operators; keep such graphs as .gir files"
+        ).at(describe(node))
+    origin = node.origin
+    writer.label = f"{'d' if origin.kind == 'vjp' else ''}{position}/{node.op.name}"
+    place = os.path.basename(origin.where)
+    writer.origin = f"{origin.kind} of {origin.of} at {place}" if origin.of else place
+    return rule(writer, node, *[names[source] for source in node.inputs])
+
+
+def _name_outputs(writer: Writer, graph: Graph, names: dict[Node, str]) -> dict[str, str]:
+    """Values renamed to outputs; an output that is an input, a constant or another output gets an Identity."""
+    made = {operator.output[0] for operator in writer.nodes}
+    renaming: dict[str, str] = {}
+    writer.label, writer.origin = "outputs", ""
+    for output, node in graph.outputs.items():
+        name = names[node]
+        if name in made and name not in renaming:
+            renaming[name] = output
+        elif name != output:
+            renaming[writer.emit("Identity", name)] = output
+    return renaming
+
+
+def _graph_proto(graph: Graph, writer: Writer) -> GraphProto:
+    inputs, outputs = (
+        [helper.make_tensor_value_info(name, CODE_OF[n.type.dtype], n.type.shape) for name, n in side.items()]
+        for side in (graph.inputs, graph.outputs)
+    )
+    return helper.make_graph(writer.nodes, "gradfleet", inputs, outputs, writer.initializers)
