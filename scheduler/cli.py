@@ -80,7 +80,7 @@ def run(
     as_json: bool,
 ) -> None:
     """Evaluate a graph file on an embedded Ray."""
-    loaded = gi.load(graph)
+    loaded = _load(graph)
     with gi.connect(workers=workers) as client:
         job = client.submit(
             loaded,
@@ -108,10 +108,13 @@ def run(
 @click.option("-o", "--output", required=True, type=click.Path(dir_okay=False, path_type=Path))
 @json_option
 def grad(graph: Path, of: str, wrt: tuple[str, ...], output: Path, as_json: bool) -> None:
-    """Append gradients to a graph file."""
-    before = gi.load(graph)
+    """Append gradients to a graph file; GRAPH and -o may be .onnx."""
+    before = _load(graph)
     after = gi.append_gradients(before, of, list(wrt) or None)
-    after.save(output)
+    if output.suffix == ".onnx":
+        after.to_onnx(output)
+    else:
+        after.save(output)
     facts = {"nodes_before": len(before), "nodes_after": len(after), "outputs": list(after.outputs)}
     text = f"{facts['nodes_before']} nodes -> {facts['nodes_after']} nodes; outputs: {', '.join(after.outputs)}"
     click.echo(json.dumps(facts) if as_json else text)
@@ -123,7 +126,7 @@ def grad(graph: Path, of: str, wrt: tuple[str, ...], output: Path, as_json: bool
 @json_option
 def show(graph: Path, svg: Path | None, as_json: bool) -> None:
     """Print a graph file; derivative nodes are marked."""
-    loaded = gi.load(graph)
+    loaded = _load(graph)
     if svg is not None:
         svg.write_text(loaded.to_svg())
     if as_json:
@@ -141,11 +144,16 @@ def show(graph: Path, svg: Path | None, as_json: bool) -> None:
 @json_option
 def plan(graph: Path, feeds: Pairs, chunk: Pairs, workers: int, as_json: bool) -> None:
     """Explain how a graph would be cut and run, without running it."""
-    loaded = gi.load(graph)
+    loaded = _load(graph)
     with gi.connect(workers=workers) as client:
         made = client.plan(loaded, _feeds(loaded, feeds), workers=workers, chunk=_chunks(chunk))
     text = made.to_text()
     click.echo(json.dumps({"stages": made.stages, "chunks": made.chunks, "text": text}) if as_json else text)
+
+
+def _load(path: Path) -> gi.Graph:
+    """A graph file: ONNX by its suffix, otherwise .gir."""
+    return gi.from_onnx(path) if path.suffix == ".onnx" else gi.load(path)
 
 
 def _feeds(graph: gi.Graph, pairs: Pairs) -> dict[str, Any]:
