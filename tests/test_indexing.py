@@ -143,9 +143,10 @@ MISTAKES: tuple[tuple[type[gi.GraphError], Any, str], ...] = (
 @pytest.mark.parametrize("number", range(len(MISTAKES)))
 def test_mistakes_say_what_to_do_and_where(number: int) -> None:
     error, key, text = MISTAKES[number]
+    x = gi.input("x", SHAPE)
+    made = key(x) if callable(key) else key
     with pytest.raises(error, match=rf"{text}(?s:.*)\n  at (?s:.*)test_indexing\.py:\d+"):
-        x = gi.input("x", SHAPE)
-        x[key(x) if callable(key) else key]
+        x[made]
 
 
 def test_positions_out_of_range_at_evaluation() -> None:
