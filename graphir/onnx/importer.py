@@ -187,7 +187,7 @@ class Importer:
         defaults = {proto.name: proto for proto in function.attribute_proto}
         opsets = {**self.opsets, **opset_versions(function.opset_import)}
         self._operators(function.node, opsets, {**defaults, **given})
-        found = [self._input(name, function.node) for name in function.output]
+        found = [self.scope.find(name) for name in function.output]  # optional ones may be left out
         self.scope = outer
         return found
 
