@@ -102,6 +102,27 @@ def triu(x: Any, /, k: int = 0) -> Expr:
     return where(diagonal >= k, value, constant(0, value.dtype))
 
 
+# ---- parts of a number ----
+
+
+@located
+def real(x: Any, /) -> Expr:
+    """x itself: there are no complex dtypes here."""
+    return as_expr(x)
+
+
+@located
+def imag(x: Any, /) -> Expr:
+    """0 in the shape and dtype of x: there are no complex dtypes here."""
+    return zeros_like(as_expr(x))
+
+
+@located
+def conj(x: Any, /) -> Expr:
+    """x itself: there are no complex dtypes here."""
+    return as_expr(x)
+
+
 # ---- layout ----
 
 
@@ -323,6 +344,16 @@ def searchsorted(x1: Any, x2: Any, /, side: str = "left", sorter: Any = None) ->
     return Expr(ordering.searchsorted(ordered.node, values.node, side=side))
 
 
+def _numpy_sort(x: Any, axis: int | None = -1, kind: Any = None, *, stable: bool | None = None) -> Expr:
+    """numpy's signature; every kind is served by the stable one."""
+    return sort(x, axis)
+
+
+def _numpy_argsort(x: Any, axis: int | None = -1, kind: Any = None, *, stable: bool | None = None) -> Expr:
+    """numpy's signature; every kind is served by the stable one."""
+    return argsort(x, axis)
+
+
 # ---- comparison ----
 
 
@@ -345,7 +376,9 @@ FUNCTIONS |= {
     function.__name__: function
     for function in (
         empty_like, meshgrid, tril, triu, roll, tile, repeat, pad, diff, count_nonzero, cumulative_sum,
-        cumulative_prod, sort, argsort, searchsorted, isclose, allclose,
+        cumulative_prod, searchsorted, isclose, allclose, real, imag,
     )
 }  # fmt: skip
-FUNCTIONS |= {"cumsum": _cumsum, "cumprod": _cumprod}
+FUNCTIONS |= {
+    "conjugate": conj, "cumsum": _cumsum, "cumprod": _cumprod, "sort": _numpy_sort, "argsort": _numpy_argsort,
+}  # fmt: skip

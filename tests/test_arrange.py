@@ -57,7 +57,7 @@ MANY = (
     lambda x: np.cumulative_sum(x, axis=0), lambda x: np.cumulative_sum(x, axis=-1, include_initial=True),
     lambda x: np.cumulative_prod(x, axis=0, include_initial=True), lambda x: np.cumulative_prod(x, axis=-1),
     lambda x: np.sort(x), lambda x: np.sort(x, 0), lambda x: np.sort(x, axis=None),
-    lambda x: np.argsort(x, stable=True), lambda x: np.argsort(x, axis=0, stable=True),
+    lambda x: np.argsort(x, kind="stable"), lambda x: np.conj(x) + np.real(x) + np.imag(x), lambda x: np.argsort(x, axis=0, stable=True),
     lambda x: np.argsort(x, axis=None, stable=True), lambda x: np.empty_like(x) * 0, lambda x: np.isclose(x, 2.0),
     lambda x: np.isclose(x, x + 1e-7), lambda x: np.allclose(x, x), lambda x: np.outer(x, x),
     lambda x: np.tensordot(x, x, axes=0), lambda x: np.tensordot(x, x, 2), lambda x: np.matrix_transpose(x),
