@@ -99,6 +99,9 @@ class Call:
 
     def dims(self, position: int) -> list[Dim]:
         """The dimensions that an integer input holds, flattened; BindError if they come with the inputs' values."""
+        value = self.known(self[position])
+        if value is not None:
+            return [int(d) for d in value.flat]
         found = self.reader.knowledge.of(self[position].node)
         if found is None:
             raise self.unbound(position)

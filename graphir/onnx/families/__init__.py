@@ -2,10 +2,12 @@
 
 from graphir.onnx.families import (
     activation,
+    convolution,
     elementwise,
     indexing,
     layout,
     normalisation,
+    pooling,
     products,
     reduction,
     shapes,
@@ -14,10 +16,12 @@ from graphir.onnx.families import (
 
 __all__ = [
     "activation",
+    "convolution",
     "elementwise",
     "indexing",
     "layout",
     "normalisation",
+    "pooling",
     "products",
     "reduction",
     "shapes",

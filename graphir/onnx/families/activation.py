@@ -2,6 +2,7 @@
 
 import math
 
+from graphir import manipulate
 from graphir.expr import Expr
 from graphir.onnx.call import Call, F, reads, scalar
 
@@ -32,6 +33,8 @@ def _relu(call: Call) -> Expr:
 def _leaky(call: Call) -> Expr:
     x = call[0]
     slope = call[1] if call.node.op_type == "PRelu" else scalar(call.attr("alpha", 0.01), x)
+    if slope.ndim == 1 and call.opset < 7 and x.ndim > 2:
+        slope = manipulate.reshape(slope, (slope.shape[0], *[1] * (x.ndim - 2)))  # one for each channel then
     return F["where"](x > 0, x, slope * x)
 
 

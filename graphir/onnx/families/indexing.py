@@ -7,6 +7,7 @@ from graphir.dims import Dim
 from graphir.errors import AttributeValueError, FormatError, ShapeError
 from graphir.expr import Expr
 from graphir.onnx.call import Call, F, axis_of, reads
+from graphir.onnx.families.slicing import cut
 from graphir.ops import indexing
 from graphir.products import element_count
 from graphir.types import INT64
@@ -26,8 +27,6 @@ def _gather_elements(call: Call) -> Expr:
 
 
 def _fitted(x: Expr, indices: Expr, axis: int) -> Expr:
-    from graphir.onnx.families.slicing import cut
-
     for other, d in enumerate(indices.shape):
         if other != axis and d != x.shape[other]:
             x = cut(x, other, 0, d)
@@ -103,11 +102,16 @@ def _scatter_elements(call: Call) -> Expr:
     return _combined(x, updates, add, call.attr("reduction", "none"))
 
 
+def add_at(values: Expr, places: Expr, axis: int, size: Dim) -> Expr:
+    """Zeros of `size` along an axis with slices added at positions."""
+    return Expr(indexing.scatter_add(values.node, places.node, axis=axis, size=size))
+
+
 def _write(x: Expr, places: Expr, updates: Expr, axis: int, reduction: str) -> Expr:
     """Slices written at positions of one axis."""
 
     def add(values: Expr) -> Expr:
-        return Expr(indexing.scatter_add(values.node, places.node, axis=axis, size=x.shape[axis]))
+        return add_at(values, places, axis, x.shape[axis])
 
     return _combined(x, updates, add, reduction)
 

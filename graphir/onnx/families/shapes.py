@@ -4,7 +4,6 @@ import numpy as np
 
 from graphir import array, dims, manipulate
 from graphir.dims import Dim
-from graphir.errors import BindError
 from graphir.expr import Expr
 from graphir.onnx.call import Call, reads
 from graphir.onnx.dtypes import element_dtype
@@ -66,7 +65,7 @@ def _range(call: Call) -> Expr:
             return array.constant((start + np.arange(count).astype(dtype) * step).astype(dtype))
     start_, stop_, step_ = (call.reader.knowledge.of(call[k].node) for k in range(3))
     if start_ is None or stop_ is None or step_ is None or step_.item() != 1:
-        raise BindError("Range with a step other than 1 needs numbers; fix them with bind={name: array}")
+        raise call.unbound(next(k for k in range(3) if known[k] is None))
     count_ = dims.subtract(stop_.item(), start_.item())
     return array.arange(str(count_), dtype=dtype) + call[0]
 
