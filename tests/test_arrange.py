@@ -291,6 +291,25 @@ def test_running_products_with_zeros_have_exact_derivatives_of_second_order(x: A
     np.testing.assert_allclose(found["second"], _CURVATURE(x) @ (_WEIGHTS + 2), rtol=1e-12, atol=1e-12)
 
 
+def test_cut_evaluation_equals_the_whole() -> None:
+    from scheduler.driver.local import run_plan
+    from scheduler.partition.data import partition
+
+    x, v, m = gi.input("x", ("n",)), gi.input("v", (4,)), gi.input("m", ("n", 5))
+    (slope,) = gi.grad(gi.sum(gi.cumulative_prod(m, axis=1)), [m])
+    outputs = {
+        "found": gi.searchsorted(x, v), "running": gi.cumulative_sum(gi.sum(m, axis=0)), "slope": slope,
+        "sorted": gi.sort(m, axis=1, descending=True), "trace": gi.sum(gi.einsum("nii->n", m[:, :, None] * m[:, None, :])),
+    }  # fmt: skip
+    graph = gi.Graph(outputs)
+    feeds = {"x": np.sort(RNG.normal(size=40)), "v": V[:4], "m": RNG.normal(size=(40, 5))}
+    plan = partition(graph, {"n": 40}, "n")
+    assert not plan.notes  # nothing is gathered
+    found, expected = run_plan(plan, feeds), gi.evaluate(graph, feeds)
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[name], value, rtol=1e-12, err_msg=name)
+
+
 # ---- dtypes and mistakes ----
 
 DTYPES = ["bool", "int8", "int32", "int64", "uint8", "uint64", "float16", "float32", "float64"]
