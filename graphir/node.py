@@ -208,8 +208,7 @@ def make(op: Op, inputs: tuple[Node, ...], attrs: Attrs = (), origin: RawOrigin 
     return node
 
 
-def _forget(entry: "weakref.ref[Node]") -> None:
-    assert isinstance(entry, _Entry)
+def _forget(entry: Any) -> None:  # an _Entry; at the interpreter's exit its class may be gone already
     if entry.table.get(entry.key) is entry:
         del entry.table[entry.key]
 

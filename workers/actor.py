@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import ray
-from threadpoolctl import threadpool_limits
 
 from graphir import wire
 from graphir.dataset import Dataset
@@ -24,7 +23,6 @@ class Shell:
     """What the actor does, one call after the other."""
 
     def __init__(self) -> None:
-        threadpool_limits(1)
         self._programs: dict[str, Graph] = {}
         self._runner: ChunkRunner | None = None
 

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 
 from graphir.dataset import Dataset
 from graphir.graph import Graph
 from graphir.node import Array
+from workers import blas
 from workers.data import Source, open_source
 from workers.executor import Executor
 from workers.tree import Place, join_range, join_roots
@@ -66,7 +66,7 @@ class ChunkRunner:
         steps = self.work.steps[first:last]
         if first == self._first_map:
             self._chunks.clear()
-        with threadpool_limits(1):
+        with blas.threads(1):
             for step in steps:
                 for chunk in range(self.start, self.stop):
                     self._map_chunk(step, chunk, wholes)
@@ -88,7 +88,7 @@ class ChunkRunner:
     ) -> list[Array]:
         """Run the combine and single steps of a span, put collected shards together; give some of the values."""
         done = {value: self._gathered(value, collected) for value in (collected[0] if collected else ())}
-        with threadpool_limits(1):
+        with blas.threads(1):
             for step in self.work.steps[slice(*span)]:
                 if step.kind == "combine":
                     ((_, value, _), *_rest) = step.reads

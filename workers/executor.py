@@ -12,7 +12,6 @@ from math import prod
 from typing import Any, TypeAlias
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 
 from graphir import collector, walk
 from graphir.errors import LimitError
@@ -20,7 +19,7 @@ from graphir.feeds import bind
 from graphir.graph import Graph
 from graphir.interpret import NO_OFFSETS, bound_attributes, kernel_error, require_finite
 from graphir.node import Array, Node, describe
-from workers import backends
+from workers import backends, blas
 
 Instruction: TypeAlias = tuple[Callable[..., Array], tuple[int, ...], int, dict[str, Any], tuple[int, ...]]
 
@@ -111,7 +110,7 @@ class Executor:
             ).at(describe(node))
 
     def _one_pool(self) -> AbstractContextManager[Any]:
-        return nullcontext() if self.threads is None else threadpool_limits(self.threads)
+        return nullcontext() if self.threads is None else blas.threads(self.threads)
 
     def _program(self, sizes: Mapping[str, int], offsets: Mapping[str, int]) -> list[Instruction]:
         key = (*sorted(sizes.items()), *sorted(offsets.items()))

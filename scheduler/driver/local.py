@@ -4,19 +4,19 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 
 from graphir.feeds import bind
 from graphir.interpret import run
 from graphir.node import Array
 from scheduler.plan import Plan, Read, Step
+from workers import blas
 from workers.tree import join_range, join_roots
 
 
 def run_plan(plan: Plan, feeds: Mapping[str, Any], *, check_finite: bool = False) -> dict[str, Array]:
     """The outputs of the plan's graph by name; BLAS uses one thread, so the bits do not depend on the machine's cores."""
     bound = bind(plan.graph, feeds, plan.sizes)
-    with threadpool_limits(limits=1):
+    with blas.threads(1):
         return _Run(plan, bound.arrays, check_finite).outputs()
 
 
