@@ -14,8 +14,10 @@ from graphir.graph import Graph
 from graphir.node import Node, describe
 from graphir.onnx import out_elementwise as _elementwise
 from graphir.onnx import out_functions as _functions
+from graphir.onnx import out_indexing as _indexing
 from graphir.onnx import out_layout as _layout
 from graphir.onnx import out_reduction as _reduction
+from graphir.onnx import out_scans as _scans
 from graphir.onnx.dtypes import CODE_OF
 from graphir.onnx.writer import RULES, Writer
 
@@ -24,7 +26,7 @@ IR_VERSION = 10
 MAX_BYTES = (1 << 31) - 1
 """The largest message that protobuf reads."""
 
-FAMILIES = (_elementwise, _functions, _layout, _reduction)
+FAMILIES = (_elementwise, _functions, _indexing, _layout, _reduction, _scans)
 """The modules whose import fills RULES."""
 
 
@@ -67,7 +69,8 @@ def to_model(graph: Graph) -> ModelProto:
     for operator in writer.nodes:
         for k, name in enumerate(operator.input):
             operator.input[k] = renaming.get(name, name)
-        operator.output[0] = renaming.get(operator.output[0], operator.output[0])
+        for k, name in enumerate(operator.output):
+            operator.output[k] = renaming.get(name, name)
     return helper.make_model(
         _graph_proto(graph, writer),
         producer_name="gradfleet",
@@ -93,7 +96,7 @@ def _write_node(writer: Writer, node: Node, position: int, names: dict[Node, str
 
 def _name_outputs(writer: Writer, graph: Graph, names: dict[Node, str]) -> dict[str, str]:
     """Values renamed to outputs; an output that is an input, a constant or another output gets an Identity."""
-    made = {operator.output[0] for operator in writer.nodes}
+    made = {name for operator in writer.nodes for name in operator.output}
     renaming: dict[str, str] = {}
     writer.label, writer.origin = "outputs", ""
     for output, node in graph.outputs.items():

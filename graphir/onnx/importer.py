@@ -142,7 +142,10 @@ class Importer:
     ) -> None:
         inputs = tuple(self._input(name, nodes) if name else None for name in node.input)
         results = self._results(node, inputs, opsets, _attributes(node, given))
-        folds = all(value is None or value.node.op.name == "constant" for value in inputs)
+        captures = any(
+            proto.type == AttributeProto.GRAPH for proto in node.attribute
+        )  # its results are settled already
+        folds = not captures and all(value is None or value.node.op.name == "constant" for value in inputs)
         if len(results) < len(node.output):
             results = [*results, *[None] * (len(node.output) - len(results))]
         for name, value in zip(node.output, results, strict=False):

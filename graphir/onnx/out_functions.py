@@ -8,6 +8,7 @@ import math
 
 from graphir.node import Node
 from graphir.onnx.writer import Writer, writes
+from graphir.ops import special
 from graphir.types import FLOAT32, FLOAT64, DType
 
 
@@ -20,6 +21,20 @@ class Scratch:
     def __call__(self, op: str, *inputs: str | float) -> str:
         """One operator; numbers become constants."""
         return self.w.emit(op, *[i if isinstance(i, str) else self.w.constant(i, self.dtype) for i in inputs])
+
+    def square(self, x: str) -> str:
+        """x * x"""
+        return self("Mul", x, x)
+
+    def ratio(self, coefficients: tuple[tuple[float, ...], tuple[float, ...]], x: str) -> str:
+        """One polynomial over another by Horner's rule."""
+        parts = []
+        for numbers in coefficients:
+            value: str | float = numbers[0]
+            for number in numbers[1:]:
+                value = self("Add", self("Mul", value, x), number)
+            parts.append(value)
+        return self("Div", *parts)
 
     def log1p(self, x: str) -> str:
         """log(1 + x): log(u) * x / (u - 1) with u = 1 + x rounded."""
@@ -116,6 +131,26 @@ def _function(w: Writer, node: Node, x: str) -> str:
             return s("Mul", s.log1p(s("Div", s("Mul", x, 2.0), s("Sub", 1.0, x))), 0.5)
     value: str = getattr(s, name)(x)
     return value
+
+
+@writes("erf")
+def _erf(w: Writer, node: Node, x: str) -> str:
+    """The operator, or in float64, which its runtime lacks, the rational approximations of `graphir.ops.special`."""
+    s = Scratch(w, node.type.dtype)
+    if s.dtype != FLOAT64:
+        return s("Erf", x)
+    size = s("Abs", x)
+    squared = s.square(s("Min", size, special.SMALL))
+    near = s("Mul", x, s.ratio(special.NEAR, squared))
+    middle = s.ratio(special.MIDDLE, s("Max", s("Min", size, special.LARGE), special.SMALL))
+    large = s("Max", size, special.LARGE)
+    inverse = s.square(s("Reciprocal", large))
+    tail = s("Mul", inverse, s.ratio(special.FAR, inverse))
+    far = s("Div", s("Sub", 1 / math.sqrt(math.pi), tail), large)
+    rest = s("Mul", s("Exp", s("Neg", s.square(size))), s("Where", s("LessOrEqual", size, special.LARGE), middle, far))
+    away = s("Sub", 1.0, rest)
+    signed = s("Where", s("Less", x, 0.0), s("Neg", away), away)
+    return s("Where", s("LessOrEqual", size, special.SMALL), near, signed)
 
 
 @writes("atan2")

@@ -1,4 +1,4 @@
-"""How moves of elements, leaves and picking by positions are written."""
+"""How leaves and moves of elements are written."""
 
 from graphir import dims
 from graphir.dims import Dim
@@ -91,46 +91,3 @@ def _pad(w: Writer, node: Node, x: str, axis: int, before: Dim, after: Dim, rank
     if dtype.name not in ("int16", "uint16"):
         return w.emit("Pad", x, w.vector(pads), "" if dtype == BOOL else w.constant(0, dtype))
     return w.cast(w.emit("Pad", w.cast(x, INT64), w.vector(pads), w.constant(0, INT64)), dtype)
-
-
-# ---- picking by positions ----
-
-
-@writes("take")
-def _take(w: Writer, node: Node, x: str, indices: str) -> str:
-    return w.emit("Gather", x, _positions(w, node, indices), axis=node.attr("axis"))
-
-
-@writes("take_along_axis")
-def _take_along(w: Writer, node: Node, x: str, indices: str) -> str:
-    return w.emit("GatherElements", x, _positions(w, node, indices), axis=node.attr("axis"))
-
-
-def _positions(w: Writer, node: Node, indices: str) -> str:
-    """ONNX takes int32 and int64 positions only."""
-    return indices if node.inputs[1].type.dtype.name in ("int32", "int64") else w.cast(indices, INT64)
-
-
-@writes("scatter_add")
-def _scatter(w: Writer, node: Node, updates: str, indices: str) -> str:
-    """ScatterElements over positions spread to the shape of the updates, with the positions' axes made one."""
-    shape, places = node.inputs[0].type.shape, node.inputs[1].type.shape
-    axis = node.attr("axis")
-    left, right = shape[:axis], shape[axis + len(places) :]
-    count: Dim = 1
-    for d in places:
-        count = dims.multiply(count, d)
-    flat: Shape = (*left, count, *right)
-    column = w.reshape(_positions(w, node, indices), (count, *[1 for _ in right]))
-    spread = w.emit("Expand", column, w.vector(flat))
-    return _add_at(w, node, w.reshape(updates, flat), spread, axis)
-
-
-@writes("scatter_add_along_axis")
-def _scatter_along(w: Writer, node: Node, updates: str, indices: str) -> str:
-    return _add_at(w, node, updates, _positions(w, node, indices), node.attr("axis"))
-
-
-def _add_at(w: Writer, node: Node, updates: str, indices: str, axis: int) -> str:
-    zeros = w.fill(0, node.type.dtype, node.type.shape)
-    return w.emit("ScatterElements", zeros, indices, updates, axis=axis, reduction="add")

@@ -10,7 +10,7 @@ from graphir.types import INT64, DType
 INT32 = np.dtype("int32")
 
 
-def _wide(dtype: DType) -> DType:
+def wide(dtype: DType) -> DType:
     """The dtype in which the runtime reduces and multiplies: floats, int32 and int64 as they are."""
     return dtype if dtype.kind == "f" or dtype.name in ("int32", "int64") else INT64
 
@@ -19,12 +19,12 @@ def _wide(dtype: DType) -> DType:
 def _reduce(w: Writer, node: Node, x: str) -> str:
     dtype = node.type.dtype
     op = "ReduceSum" if node.op.name == "sum" else "ReduceProd"
-    return _over(w, node, op, x, _wide(dtype))
+    return _over(w, node, op, x, wide(dtype))
 
 
 @writes("max", "min")
 def _extreme(w: Writer, node: Node, x: str) -> str:
-    return _over(w, node, "ReduceMax" if node.op.name == "max" else "ReduceMin", x, _wide(node.type.dtype))
+    return _over(w, node, "ReduceMax" if node.op.name == "max" else "ReduceMin", x, wide(node.type.dtype))
 
 
 @writes("all", "any")
@@ -52,10 +52,10 @@ def _position(w: Writer, node: Node, x: str) -> str:
 
 @writes("matmul")
 def _matmul(w: Writer, node: Node, x: str, y: str) -> str:
-    return through(w, node.type.dtype, _wide(node.type.dtype), "MatMul", x, y)
+    return through(w, node.type.dtype, wide(node.type.dtype), "MatMul", x, y)
 
 
 @writes("einsum")
 def _einsum(w: Writer, node: Node, *inputs: str) -> str:
     dtype = node.type.dtype
-    return through(w, dtype, _wide(dtype), "Einsum", *inputs, equation=node.attr("subscripts"))
+    return through(w, dtype, wide(dtype), "Einsum", *inputs, equation=node.attr("subscripts"))

@@ -66,11 +66,15 @@ class Writer:
 
     def emit(self, op: str, *inputs: str, **attributes: Any) -> str:
         """Add an operator with one output; "" stands for an input left out."""
-        name = self.fresh(op.lower())
-        node = helper.make_node(op, list(inputs), [name], name=f"{self.label}/{name}", **attributes)
+        return self.emit_several(op, 1, *inputs, **attributes)[0]
+
+    def emit_several(self, op: str, outputs: int, *inputs: str, **attributes: Any) -> list[str]:
+        """Add an operator with several outputs."""
+        names = [self.fresh(op.lower()) for _ in range(outputs)]
+        node = helper.make_node(op, list(inputs), names, name=f"{self.label}/{names[0]}", **attributes)
         node.doc_string = self.origin
         self.nodes.append(node)
-        return name
+        return names
 
     def constant(self, value: Any, dtype: DType | None = None) -> str:
         """The name of an initialiser."""

@@ -1,7 +1,7 @@
 """The op families, one a file; importing the package fills the registry.
 
 Families import one another in one direction: sources, layout, select, arithmetic, transcendental, reduction,
-then contraction, indexing, gather, scans and ordering.
+then contraction, indexing, gather, scans, ordering and special.
 """
 
 from graphir.ops import (
@@ -15,6 +15,7 @@ from graphir.ops import (
     scans,
     select,
     sources,
+    special,
     transcendental,
 )
 
@@ -29,5 +30,6 @@ __all__ = [
     "scans",
     "select",
     "sources",
+    "special",
     "transcendental",
 ]

@@ -2,13 +2,16 @@
 
 from graphir.onnx.families import (
     activation,
+    control,
     convolution,
     elementwise,
     indexing,
     layout,
     normalisation,
+    ordering,
     pooling,
     products,
+    recurrent,
     reduction,
     shapes,
     slicing,
@@ -16,13 +19,16 @@ from graphir.onnx.families import (
 
 __all__ = [
     "activation",
+    "control",
     "convolution",
     "elementwise",
     "indexing",
     "layout",
     "normalisation",
+    "ordering",
     "pooling",
     "products",
+    "recurrent",
     "reduction",
     "shapes",
     "slicing",

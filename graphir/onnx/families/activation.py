@@ -5,6 +5,7 @@ import math
 from graphir import manipulate
 from graphir.expr import Expr
 from graphir.onnx.call import Call, F, reads, scalar
+from graphir.ops import special
 
 
 def sigmoid(x: Expr) -> Expr:
@@ -108,7 +109,7 @@ def _gelu(call: Call) -> Expr:
     if call.attr("approximate", "none") == "tanh":
         inner = math.sqrt(2 / math.pi) * (x + 0.044715 * (x * x * x))
         return 0.5 * x * (F["tanh"](inner) + 1)
-    return 0.5 * x * (F["erf"](x * math.sqrt(0.5)) + 1)
+    return 0.5 * x * (Expr(special.erf((x * math.sqrt(0.5)).node)) + 1)
 
 
 @reads("Shrink")

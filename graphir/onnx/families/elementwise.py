@@ -6,6 +6,7 @@ from graphir.errors import AttributeValueError
 from graphir.expr import Expr
 from graphir.onnx.call import Call, F, reads, scalar
 from graphir.onnx.dtypes import element_dtype
+from graphir.ops import special
 
 _SAME = {
     "Abs": "abs", "Acos": "acos", "Acosh": "acosh", "Add": "add", "And": "logical_and", "Asin": "asin",
@@ -127,4 +128,4 @@ def _clip(call: Call) -> Expr:
 
 @reads("Erf")
 def _erf(call: Call) -> Expr:
-    return F["erf"](call[0])
+    return Expr(special.erf(call[0].node))

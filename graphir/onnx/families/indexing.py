@@ -1,5 +1,7 @@
 """Picking and writing by positions: Gather, Scatter, OneHot, Compress and their kin."""
 
+from collections.abc import Callable
+
 import numpy as np
 
 from graphir import array, dims, manipulate
@@ -96,10 +98,14 @@ def _scatter_elements(call: Call) -> Expr:
         raise ShapeError(f"positions {indices.node.type} must have the shape of {x.node.type} but for axis {axis}")
     size = x.shape[axis]
 
+    reduction = call.attr("reduction", "none")
+    if reduction not in ("none", "add"):
+        return _joined(x, indices, updates, axis, reduction)
+
     def add(values: Expr) -> Expr:
         return Expr(indexing.scatter_add_along_axis(values.node, indices.node, axis=axis, size=size))
 
-    return _combined(x, updates, add, call.attr("reduction", "none"))
+    return x + add(updates) if reduction == "add" else _combined(x, updates, add)
 
 
 def add_at(values: Expr, places: Expr, axis: int, size: Dim) -> Expr:
@@ -113,24 +119,42 @@ def _write(x: Expr, places: Expr, updates: Expr, axis: int, reduction: str) -> E
     def add(values: Expr) -> Expr:
         return add_at(values, places, axis, x.shape[axis])
 
-    return _combined(x, updates, add, reduction)
+    if reduction in ("none", "add"):
+        return x + add(updates) if reduction == "add" else _combined(x, updates, add)
+    spread = manipulate.reshape(places, (*[1] * axis, places.shape[0], *[1] * (x.ndim - axis - 1)))
+    return _joined(x, manipulate.broadcast_to(spread, updates.shape), updates, axis, reduction)
 
 
-def _combined(x: Expr, updates: Expr, add: "object", reduction: str) -> Expr:
-    """Updates joined with what is there; without a reduction positions must be distinct, as the standard demands."""
-    if not callable(add):
-        raise TypeError("add is a function")
-    if reduction == "add":
-        total: Expr = x + add(updates)
-        return total
-    if reduction != "none":
-        raise AttributeValueError(f"scattering with reduction {reduction!r} is not supported; use none or add")
-    if x.dtype.kind == "b":
-        written: Expr = add(updates.astype(INT64)) > 0
-    else:
-        written = add(updates)
+def _combined(x: Expr, updates: Expr, add: Callable[[Expr], Expr]) -> Expr:
+    """Updates in place of what is there; positions must be distinct, as the standard demands."""
+    written = add(updates.astype(INT64)) > 0 if x.dtype.kind == "b" else add(updates)
     touched = add(array.ones_like(updates, INT64)) > 0
     return array.where(touched, written, x)
+
+
+_JOIN = {"max": ("max", "maximum"), "min": ("min", "minimum"), "mul": ("prod", "multiply")}
+
+
+def _joined(x: Expr, places: Expr, updates: Expr, axis: int, reduction: str) -> Expr:
+    """x joined with the reduction over all updates of each position: a mask over (position, update) finds them."""
+    if reduction not in _JOIN:
+        raise AttributeValueError(f"scattering has no reduction {reduction!r}; use none, add, mul, max or min")
+    reduce, join = _JOIN[reduction]
+    last = x.ndim - 1
+    size = _number(x.shape[axis])
+    placed = manipulate.moveaxis(F["where"](places < 0, places.astype(INT64) + size, places.astype(INT64)), axis, last)
+    new = manipulate.expand_dims(manipulate.moveaxis(updates, axis, last), last)
+    mine = manipulate.expand_dims(placed, last) == manipulate.expand_dims(array.arange(str(x.shape[axis])), 1)
+    neutral = 1 if reduction == "mul" else _extreme(x, largest=reduction == "min")
+    found = F[reduce](array.where(mine, new, array.constant(neutral, x.dtype)), -1)
+    return F[join](x, manipulate.moveaxis(found.astype(x.dtype), last, axis))
+
+
+def _extreme(x: Expr, largest: bool) -> float | int:
+    if x.dtype.kind == "f":
+        return float("inf") if largest else float("-inf")
+    info = np.iinfo(x.dtype)
+    return int(info.max if largest else info.min)
 
 
 @reads("OneHot")
@@ -171,16 +195,3 @@ def _reverse_sequence(call: Call) -> Expr:
     places = array.where(steps < length, length - 1 - steps, steps)
     tail = manipulate.reshape(places, (*places.shape, *[1] * (x.ndim - 2)))
     return array.take_along_axis(x, tail, time)
-
-
-@reads("CumSum")
-def _cum_sum(call: Call) -> Expr:
-    """A product with a triangle of ones."""
-    x = call[0]
-    axis = array.normal_axis(int(call.numbers(1).reshape(())), x.ndim)
-    places = array.arange(str(x.shape[axis]))
-    i, j = manipulate.expand_dims(places, 0), manipulate.expand_dims(places, 1)
-    before = i > j if call.attr("reverse", 0) else i < j
-    mask = (before if call.attr("exclusive", 0) else before | (i == j)).astype(x.dtype)
-    moved = manipulate.moveaxis(x, axis, x.ndim - 1)
-    return manipulate.moveaxis(array.matmul(moved, mask.T), x.ndim - 1, axis)

@@ -54,9 +54,11 @@ def _lp(call: Call) -> Expr:
 def _dropout(call: Call) -> list[Expr | None]:
     """The value itself and a mask of trues: models are read as they are at inference."""
     x = call[0]
-    training = call.known(call[2]) if call.has(2) else None
-    ratio = call.known(call[1]) if call.has(1) else None
-    active = call.has(2) and (training is None or bool(training.reshape(())))
-    if active and not (ratio is not None and float(ratio.reshape(())) == 0.0):
-        raise FormatError("Dropout in training mode draws random numbers, which is not supported; export for inference")
+    training = bool(call.numbers(2).reshape(())) if call.has(2) else False
+    if training:
+        ratio = float(call.numbers(1).reshape(())) if call.has(1) else 0.5
+        if ratio != 0.0:
+            raise FormatError(
+                "Dropout in training mode draws random numbers, which is not supported; export without it"
+            )
     return [x, array.full(x.shape, True, "bool")]
