@@ -72,6 +72,7 @@ from graphir.array import (
     zeros_like,
 )
 from graphir.batch import vmap
+from graphir.custom import custom_vjp
 from graphir.dataset import Dataset, dataset
 from graphir.dtypes import bool_ as bool
 from graphir.dtypes import (
@@ -287,6 +288,7 @@ __all__ = [
     "count_nonzero",
     "cumulative_prod",
     "cumulative_sum",
+    "custom_vjp",
     "dataset",
     "diff",
     "divide",

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from graphir import dims
+from graphir.custom import without_markers
 from graphir.errors import PlanError
 from graphir.graph import Graph
 from graphir.simplify import simplify
@@ -32,7 +33,7 @@ def compile(
     unknown = [name for name in (*allowed, *rows) if name not in graph.sizes]
     if unknown:
         raise PlanError(f"no input has the dimension {unknown[0]!r}; the named sizes are {list(graph.sizes)}")
-    graph = simplify(graph)
+    graph = simplify(without_markers(graph))
     if not allowed:
         plan = partition(graph, sizes)
     else:
