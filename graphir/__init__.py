@@ -7,6 +7,7 @@ from importlib import import_module
 from math import e, inf, nan, pi
 from typing import TYPE_CHECKING
 
+from graphir import control as control
 from graphir import draw as draw
 from graphir import text as text
 from graphir.arrange import (
@@ -180,6 +181,7 @@ from graphir.errors import (
     UnknownOpError,
 )
 from graphir.expr import Expr
+from graphir.flow import scan
 from graphir.grad import append_gradients, grad, hvp, stop_gradient, value_and_grad, vjp
 from graphir.graph import Graph
 from graphir.interpret import evaluate
@@ -384,6 +386,7 @@ __all__ = [
     "roll",
     "round",
     "save",
+    "scan",
     "searchsorted",
     "sign",
     "signbit",

@@ -53,7 +53,7 @@ def batched(nodes: Iterable[Node], replaced: Mapping[Node, Node], size: Dim) -> 
         if not any(grown):
             image[node] = node if inputs == node.inputs else make(node.op, inputs, node.attrs)
         else:
-            image[node] = _RULES.get(node.op.name, _aligned)(node, inputs, grown, size)
+            image[node] = RULES.get(node.op.name, _aligned)(node, inputs, grown, size)
         if any(grown) and image[node].type.shape != (size, *node.type.shape):
             raise GraphError(f"vmap of {node.op.name} gives {image[node].type}; please report it").at(describe(node))
     return image
@@ -186,7 +186,7 @@ def _searchsorted(node: Node, inputs: tuple[Node, ...], grown: tuple[bool, ...],
     return layout.reduce_sum(select.cast(before(each, sought), dtype=node.type.dtype.name), axes=(1,))
 
 
-_RULES: dict[str, Batcher] = {
+RULES: dict[str, Batcher] = {
     "matmul": _matmul,
     "einsum": _einsum,
     "take": _take,

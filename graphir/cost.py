@@ -1,8 +1,10 @@
 """Counting operations: the floating-point work of a graph by its ops' axis rules and costs, without running it."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from math import prod
 
+from graphir import dims, walk
+from graphir.body import Body
 from graphir.graph import Graph
 from graphir.node import Node
 
@@ -12,13 +14,29 @@ def operations(graph: Graph, sizes: Mapping[str, int] | None = None) -> int:
 
     An op without a rule counts the elements of its output.
     """
-    return sum(node_operations(node, sizes or {}) for node in graph.nodes)
+    return _total(graph.nodes, sizes or {})
+
+
+def _total(nodes: Iterable[Node], sizes: Mapping[str, int]) -> int:
+    nodes = list(nodes)
+    groups = walk.siblings(nodes)
+    later = {node for group in groups.values() for node in group[1:]}  # evaluated with the first
+    return sum(node_operations(node, sizes) for node in nodes if node not in later)
+
+
+def _control_operations(node: Node, sizes: Mapping[str, int]) -> int:
+    """The dearest body, as often as it is repeated; one without a known length counts once."""
+    bodies = [value for _, value in node.attrs if isinstance(value, Body)]
+    length = dict(node.attrs).get("length", 1)
+    return dims.evaluate(length, sizes) * max(_total(body.nodes, sizes) for body in bodies)
 
 
 def node_operations(node: Node, sizes: Mapping[str, int]) -> int:
     """Operations of one node."""
     if node.op.cheap:
         return 0
+    if any(kind == "graph" for kind in node.op.attrs.values()):
+        return _control_operations(node, sizes)
     rule = node.op.axis_rule(tuple(source.type for source in node.inputs), node.attrs)
     out = node.type.bind(sizes)
     points = prod(out) if rule is None else rule.work([i.type.bind(sizes) for i in node.inputs], out)

@@ -3,16 +3,18 @@
 Floating-point exceptions (overflow, invalid) pass silently as in JAX, unless `check_finite` asks for an error.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from graphir import dims, walk
+from graphir.body import Body
 from graphir.errors import EvaluationError, GraphError, LimitError, NonFiniteError
 from graphir.feeds import bind
 from graphir.graph import Graph
 from graphir.node import Array, Node, describe
+from graphir.types import TensorType
 
 NO_OFFSETS: Mapping[str, int] = {}
 
@@ -45,13 +47,19 @@ def run(
     """Evaluate on bound feeds; `offsets` says where a cut dimension's chunk begins."""
     last = walk.last_uses(graph.nodes)
     keep = set(graph.outputs.values())
+    groups = walk.siblings(graph.nodes)
     values: dict[Node, Array] = {}
     with np.errstate(all="ignore"):
         for position, node in enumerate(graph.nodes):
             if node.op.name == "input":
                 values[node] = arrays[node.attr("name")]
                 continue
-            values[node] = apply(node, [values[i] for i in node.inputs], bound_attributes(node, sizes, offsets))
+            if node not in values:  # else it came with a sibling
+                inputs, attributes = [values[i] for i in node.inputs], bound_attributes(node, sizes, offsets)
+                if node in groups:
+                    values.update(zip(groups[node], apply_joint(groups[node], inputs, attributes), strict=True))
+                else:
+                    values[node] = apply(node, inputs, attributes)
             if check_finite:
                 require_finite(node, values)
             for source in node.inputs:
@@ -69,6 +77,8 @@ def bound_attributes(node: Node, sizes: Mapping[str, int], offsets: Mapping[str,
             value = tuple([d if type(d) is int else dims.evaluate(d, sizes) for d in value])
         elif kind == "dim" and type(value) is not int:
             value = dims.evaluate(value, sizes)
+        elif kind == "graph":
+            value = BoundBody(value, sizes, offsets)
         bound[name] = value
     if node.op.offset:
         bound["offset"] = tuple([_offset(d, sizes, offsets) for d in node.type.shape])
@@ -89,6 +99,70 @@ def apply(node: Node, inputs: list[Array], attributes: dict[str, Any]) -> Array:
     except Exception as error:  # noqa: BLE001  # whatever a kernel raises, kernel_error types it or gives it back
         typed = kernel_error(node, error)
         raise typed from (None if typed is error else error)
+
+
+def apply_joint(group: tuple[Node, ...], inputs: list[Array], attributes: dict[str, Any]) -> tuple[Array, ...]:
+    """The values of all siblings by one call; failures as in `apply`."""
+    try:
+        return joint_kernel(group)(*inputs, **attributes)
+    except Exception as error:  # noqa: BLE001  # as in apply
+        typed = kernel_error(group[0], error)
+        raise typed from (None if typed is error else error)
+
+
+def joint_kernel(group: tuple[Node, ...]) -> Callable[..., tuple[Array, ...]]:
+    """A kernel that gives the values of all siblings, in their order."""
+    joint, outputs = group[0].op.joint, tuple(node.attr("output") for node in group)
+    assert joint is not None
+
+    def kernel(*arrays: Array, output: int, **attributes: Any) -> tuple[Array, ...]:
+        return tuple(joint(*arrays, outputs=outputs, **attributes))
+
+    return kernel
+
+
+class BoundBody:
+    """A body with its dimensions as numbers: a function from arrays to the values of some of its outputs.
+
+    What is called often is planned once: kernels, attributes and slots, for each choice of outputs.
+    """
+
+    def __init__(self, body: Body, sizes: Mapping[str, int], offsets: Mapping[str, int]) -> None:
+        self.body, self._sizes, self._offsets = body, sizes, offsets
+        self._plans: dict[tuple[int, ...], list[Any]] = {}
+
+    def __call__(self, arrays: Sequence[Array], outputs: tuple[int, ...] | None = None) -> list[Array]:
+        """The values of the outputs with these numbers, or of all."""
+        wanted = tuple(range(len(self.body.outputs))) if outputs is None else outputs
+        if wanted not in self._plans:
+            self._plans[wanted] = self._plan(wanted)
+        values: dict[Node, Any] = dict(zip(self.body.inputs, arrays, strict=True))
+        for group, inputs, kernel, attributes in self._plans[wanted]:
+            try:
+                found = kernel(*[values[i] for i in inputs], **attributes)
+            except Exception as error:  # noqa: BLE001  # as in apply
+                typed = kernel_error(group[0], error)
+                raise typed from (None if typed is error else error)
+            if group[0].op.joint is None:
+                values[group[0]] = found
+            else:
+                values.update(zip(group, found, strict=True))
+        return [np.asarray(values[self.body.outputs[k]]) for k in wanted]
+
+    def shape(self, type_: TensorType) -> tuple[int, ...]:
+        """A shape inside the body as numbers."""
+        return type_.bind(self._sizes)
+
+    def _plan(self, wanted: tuple[int, ...]) -> list[Any]:
+        nodes = walk.ancestors([self.body.outputs[k] for k in wanted])
+        groups = walk.siblings(nodes)
+        later = {node for group in groups.values() for node in group[1:]}
+        return [
+            (groups.get(node, (node,)), node.inputs, joint_kernel(groups[node]) if node in groups else node.op.kernel,
+             bound_attributes(node, self._sizes, self._offsets))
+            for node in nodes
+            if node.op.name != "input" and node not in later
+        ]  # fmt: skip
 
 
 def kernel_error(node: Node, error: Exception) -> Exception:

@@ -19,6 +19,7 @@ from typing import Any, NoReturn, TypeAlias, final
 import numpy.typing as npt
 
 from graphir.axes import AxisRule
+from graphir.body import Body
 from graphir.errors import AttributeValueError, GraphError, UnknownOpError
 from graphir.example import Example
 from graphir.literal import Literal
@@ -27,7 +28,7 @@ from graphir.types import TensorType
 
 Array: TypeAlias = npt.NDArray[Any]
 Attrs: TypeAlias = tuple[tuple[str, Any], ...]
-"""Attributes as (name, value) pairs sorted by name; values are JSON-able and hashable, or a Literal."""
+"""Attributes as (name, value) pairs sorted by name; values are JSON-able and hashable, or a Literal or Body."""
 
 Rule: TypeAlias = Callable[..., Any]
 RawOrigin: TypeAlias = "CodePoint | Origin | Node | None"
@@ -51,18 +52,22 @@ class Op:
     derivative is zero; or, for a variable number of inputs, one rule (position, ct, out, *inputs, **attrs); or
     a sentence that says why there is none. axes(types, attrs) -> AxisRule, or a sentence that says why not.
 
-    attrs: the attributes' names and kinds: "int", "ints", "bool", "str", "dim", "dims", "dtype", "literal".
-    An attribute `shape` of kind "dims" is always the output's shape.
+    attrs: the attributes' names and kinds: "int", "ints", "bool", "str", "dim", "dims", "dtype", "literal",
+    "graph" (a Body; the kernel gets it as a function of arrays). An attribute `shape` of kind "dims" is always the output's shape.
     linear: the output is linear in all inputs jointly, so it may act on partial sums.
     cheap: costs next to nothing (a view, a leaf): recomputed rather than sent.
     offset: the kernel also takes `offset`, the position of the chunk along each axis of the output.
     decompose(*inputs, **attrs) -> Node: the same in simpler ops, for where the op itself cannot be cut.
     cost: floating-point operations per index point of the axis rule.
+    joint: for an op with several outputs, of which the attribute `output` names one: applications that differ in
+    `output` alone are evaluated together by joint(*arrays, outputs=(...), **attrs) -> tuple, and differentiated
+    together by vjp({output: ct}, *inputs, **attrs) -> a cotangent or None for each input.
+    local(node, inputs) -> Attrs: the attributes for inputs of other sizes along a factor that is cut.
     """
 
     __slots__ = (
         "arity", "attrs", "axes", "cheap", "cost", "decompose", "doc", "examples",
-        "infer", "kernel", "linear", "name", "nodes", "offset", "typed", "version", "vjp",
+        "infer", "joint", "kernel", "linear", "local", "name", "nodes", "offset", "typed", "version", "vjp",
     )  # fmt: skip
 
     def __init__(
@@ -83,13 +88,15 @@ class Op:
         decompose: Rule | None = None,
         cost: int = 1,
         version: int = 1,
+        joint: Rule | None = None,
+        local: Rule | None = None,
     ) -> None:
         if name in REGISTRY:
             raise ValueError(f"op {name!r} is declared twice")
         self.name, self.doc, self.arity, self.infer, self.kernel = name, doc, arity, infer, kernel
         self.vjp, self.axes, self.examples, self.attrs = vjp, axes, examples, attrs or {}
         self.linear, self.cheap, self.offset, self.decompose = linear, cheap, offset, decompose
-        self.cost, self.version = cost, version
+        self.cost, self.version, self.joint, self.local = cost, version, joint, local
         self.nodes: dict[tuple[Any, ...], _Entry] = {}
         self.typed = lru_cache(maxsize=4096)(self._infer_type)
         REGISTRY[name] = self
@@ -251,6 +258,7 @@ _KINDS: dict[str, Callable[[Any], bool]] = {
     "dims": lambda v: type(v) is tuple and all(type(d) in (int, str) for d in v),
     "slices": lambda v: type(v) is tuple and all(type(s) is tuple and len(s) == 3 for s in v),
     "literal": lambda v: isinstance(v, Literal),
+    "graph": lambda v: isinstance(v, Body),
 }
 
 
@@ -294,7 +302,7 @@ _set_digest = vars(_Fields)["_digest"].__set__  # the slot's own setter: nodes a
 
 @lru_cache(maxsize=4096)
 def _digest_head(op: Op, attrs: Attrs) -> bytes:
-    text = json.dumps([op.name, op.version, attrs], default=lambda literal: literal.digest.hex(), separators=(",", ":"))
+    text = json.dumps([op.name, op.version, attrs], default=lambda content: content.digest.hex(), separators=(",", ":"))
     return text.encode() + b"\0"
 
 

@@ -67,28 +67,55 @@ def _backward(
 
 def _sweep(nodes: list[Node], active: set[Node], pending: dict[Node, Node], wanted: set[Node]) -> dict[Node, Node]:
     found: dict[Node, Node] = {}
+    groups = walk.siblings(nodes)
+    member = {node: first for first, group in groups.items() for node in group}
+    together: dict[Node, dict[int, Node]] = {}
     for node in reversed(nodes):
         cotangent = pending.pop(node, None)
+        if cotangent is not None and node in wanted:
+            found[node] = cotangent
+        if node in member:  # the outputs of one application are differentiated when the first of them is reached
+            _join(node, cotangent, member, together)
+            if node in together:
+                _pass_jointly(node, together.pop(node), active, pending)
+            continue
         if cotangent is None:
             continue
-        if node in wanted:
-            found[node] = cotangent
-        if not node.inputs:
-            continue
-        set_origin(node)
-        vjp, inputs = node.op.vjp, node.inputs
-        attrs = dict(node.attrs) if node.attrs else _NO_ATTRS
-        for position, source in enumerate(inputs):
-            if source not in active or isinstance(vjp, str):
-                continue
-            if isinstance(vjp, tuple):
-                rule = vjp[position]
-                contribution = None if rule is None else rule(cotangent, node, *inputs, **attrs)
-            else:
-                contribution = vjp(position, cotangent, node, *inputs, **attrs)
-            if contribution is not None:
-                _accumulate(pending, source, contribution)
+        if node.inputs:
+            _pass(node, cotangent, active, pending)
     return found
+
+
+def _pass(node: Node, cotangent: Node, active: set[Node], pending: dict[Node, Node]) -> None:
+    set_origin(node)
+    vjp, inputs = node.op.vjp, node.inputs
+    attrs = dict(node.attrs) if node.attrs else _NO_ATTRS
+    for position, source in enumerate(inputs):
+        if source not in active or isinstance(vjp, str):
+            continue
+        if isinstance(vjp, tuple):
+            rule = vjp[position]
+            contribution = None if rule is None else rule(cotangent, node, *inputs, **attrs)
+        else:
+            contribution = vjp(position, cotangent, node, *inputs, **attrs)
+        if contribution is not None:
+            _accumulate(pending, source, contribution)
+
+
+def _join(node: Node, cotangent: Node | None, first: dict[Node, Node], together: dict[Node, dict[int, Node]]) -> None:
+    if cotangent is not None:
+        together.setdefault(first[node], {})[node.attr("output")] = cotangent
+
+
+def _pass_jointly(node: Node, cotangents: dict[int, Node], active: set[Node], pending: dict[Node, Node]) -> None:
+    set_origin(node)
+    attrs = {name: value for name, value in node.attrs if name != "output"}
+    vjp = node.op.vjp
+    if isinstance(vjp, str | tuple):
+        return
+    for source, contribution in zip(node.inputs, vjp(cotangents, *node.inputs, **attrs), strict=True):
+        if source in active and contribution is not None:
+            _accumulate(pending, source, contribution)
 
 
 def _accumulate(pending: dict[Node, Node], node: Node, contribution: Node) -> None:

@@ -1,6 +1,7 @@
 """The traversals of graphs, all iterative: a chain of a million nodes must not recurse."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 from graphir.node import Node, make
 
@@ -70,5 +71,20 @@ def rebuild(nodes: Iterable[Node], replace: Callable[[Node, tuple[Node, ...]], N
 
 
 def substitute(nodes: Iterable[Node], values: Mapping[Node, Node]) -> dict[Node, Node]:
-    """Map every node to what it is with some nodes replaced."""
-    return rebuild(nodes, lambda node, _: values.get(node))
+    """Map every node to what it is with some nodes replaced; `nodes` need not hold what is below those."""
+    image = dict(values)
+    for node in nodes:
+        if node not in image:
+            inputs = tuple([image[i] for i in node.inputs])
+            image[node] = node if inputs == node.inputs else make(node.op, inputs, node.attrs, node.raw_origin)
+    return image
+
+
+def siblings(nodes: Iterable[Node]) -> dict[Node, tuple[Node, ...]]:
+    """The first of each group of nodes that are outputs of one application of an op, with the whole group."""
+    groups: dict[Any, list[Node]] = {}
+    for node in nodes:
+        if node.op.joint is not None:
+            shared = tuple([pair for pair in node.attrs if pair[0] != "output"])
+            groups.setdefault((node.op.name, node.inputs, shared), []).append(node)
+    return {group[0]: tuple(group) for group in groups.values()}

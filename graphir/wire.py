@@ -11,13 +11,14 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from graphir import collector, dims, tensors
+from graphir.body import Body
 from graphir.errors import FormatError, GraphError, InvariantError, LimitError
 from graphir.graph import FACES, Graph
 from graphir.literal import Literal
@@ -41,6 +42,7 @@ class Limits:
     nodes: int = 10_000_000
     attribute_items: int = MAX_ATTRIBUTE_ITEMS
     constant_bytes: int = 1 << 36
+    depth: int = 16
 
 
 def dump(graph: Graph) -> bytes:
@@ -65,6 +67,7 @@ def _parts(graph: Graph) -> tuple[dict[str, str], dict[str, Any]]:
     node_ops, node_types, node_origins, starts, inputs = [], [], [], [0], []
     attrs: dict[str, dict[str, Any]] = {}
     constants: dict[str, Any] = {}
+    bodies: dict[Body, int] = {}
     for k, node in enumerate(graph.nodes):
         node_ops.append(ops.setdefault((node.op.name, node.op.version), len(ops)))
         code = codes.get(id(node.type))
@@ -77,7 +80,8 @@ def _parts(graph: Graph) -> tuple[dict[str, str], dict[str, Any]]:
         if node.op.name == "constant":
             constants[f"c{k}"] = node.attr("value").array
         elif node.attrs:
-            attrs[str(k)] = dict(node.attrs)
+            attrs[str(k)] = {name: _stored(value, bodies) for name, value in node.attrs}
+    constants |= {f"g{k}": np.frombuffer(dump(_as_graph(body)), np.uint8) for body, k in bodies.items()}
     columns = {
         "ops": list(ops), "types": [(t.dtype.name, t.shape) for t in types], "origins": list(origins.table),
         "node_ops": node_ops, "node_types": node_types, "node_origins": node_origins, "starts": starts,
@@ -87,6 +91,15 @@ def _parts(graph: Graph) -> tuple[dict[str, str], dict[str, Any]]:
     texts = {name: json.dumps(value, separators=(",", ":")) for name, value in columns.items()}
     head = {"format_version": str(FORMAT_VERSION), "min_reader": str(FORMAT_VERSION), "graph_digest": graph.digest}
     return {**head, **texts, "checksum": _checksum(texts, constants)}, constants
+
+
+def _stored(value: Any, bodies: dict[Body, int]) -> Any:
+    """An attribute as JSON; a body is the number of the tensor that holds its own `.gir` file."""
+    return {"graph": bodies.setdefault(value, len(bodies))} if isinstance(value, Body) else value
+
+
+def _as_graph(body: Body) -> Graph:
+    return Graph({str(k): node for k, node in enumerate(body.outputs)}, inputs=body.inputs)
 
 
 class _Origins:
@@ -182,7 +195,8 @@ def _rebuild(columns: Mapping[str, Any], file: tensors.Tensors, most: Limits) ->
     node_types = _codes(columns, "node_types", len(types), count)
     node_origins = _codes(columns, "node_origins", len(origins), count)
     starts, inputs = _references(columns, count)
-    attrs = _attribute_table(columns["attrs"], most)
+    bodies = _bodies(file, most)
+    attrs = _attribute_table(columns["attrs"], most, bodies)
     nodes: list[Node] = []
     for k, (code, kind, origin) in enumerate(zip(node_ops, node_types, node_origins, strict=True)):
         op, type_ = ops[code], types[kind]
@@ -205,7 +219,8 @@ def _check_whole(nodes: list[Node], left: dict[int, Attrs], file: tensors.Tensor
         )
     if left:
         raise FormatError(f"there are attributes for node {next(iter(left))}, which takes none; save the graph again")
-    if sum(node.op.name == "constant" for node in nodes) != len(file):
+    used = {value for node in nodes for _, value in node.attrs if isinstance(value, Body)}
+    if sum(node.op.name == "constant" for node in nodes) + len(used) != len(file):
         raise FormatError("the file has tensors that are no constants of the graph; save the graph again")
 
 
@@ -277,18 +292,41 @@ def _bad_reference(k: int, bad: int, count: int) -> InvariantError:
     return InvariantError(f"node {k} takes {what} as input; inputs come before their users")
 
 
-def _attribute_table(column: Mapping[str, Mapping[str, Any]], most: Limits) -> dict[int, Attrs]:
+def _bodies(file: tensors.Tensors, most: Limits) -> list[Body]:
+    """The graphs inside attributes: files in the file, down to a limited depth."""
+    names = [name for name in file if name.startswith("g")]
+    if names and most.depth < 1:
+        raise LimitError("bodies lie in one another deeper than the limit; load with a larger Limits(depth=...)")
+    inner = replace(most, depth=most.depth - 1)
+    return [_body(file[f"g{k}"], inner) for k in range(len(names))]
+
+
+def _body(data: Any, most: Limits) -> Body:
+    if data.dtype != np.uint8 or data.ndim != 1:
+        raise FormatError("a body is not stored as bytes; save the graph again")
+    graph = load(data.tobytes(), most)
+    if list(graph.inputs) != [str(k) for k in range(len(graph.inputs))]:
+        raise FormatError("the inputs of a body are not named by position; save the graph again")
+    return Body(tuple(graph.inputs.values()), tuple(graph.outputs.values()), graph.nodes)
+
+
+def _attribute_table(column: Mapping[str, Mapping[str, Any]], most: Limits, bodies: list[Body]) -> dict[int, Attrs]:
     shared: dict[str, Attrs] = {}  # most attributes occur at many nodes; equal ones are made once
     table: dict[int, Attrs] = {}
     for key, given in column.items():
         text = repr(given)
         if text not in shared:
-            shared[text] = tuple(sorted((name, _attribute(name, v, most)) for name, v in given.items()))
+            shared[text] = tuple(sorted((name, _attribute(name, v, most, bodies)) for name, v in given.items()))
         table[int(key)] = shared[text]
     return table
 
 
-def _attribute(name: str, value: Any, most: Limits) -> Any:
+def _attribute(name: str, value: Any, most: Limits, bodies: list[Body]) -> Any:
+    if isinstance(value, dict):
+        number = value["graph"]
+        if type(number) is not int or not 0 <= number < len(bodies):
+            raise FormatError(f"attribute {name} names a body that the file does not have; save the graph again")
+        return bodies[number]
     if isinstance(value, list | str) and len(value) > most.attribute_items:
         raise LimitError(
             f"attribute {name} has {len(value)} elements, over the limit of {most.attribute_items}; "

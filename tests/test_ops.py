@@ -6,7 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from graphir import dims
+from graphir import (
+    control,  # noqa: F401  # declares its ops
+    dims,
+)
 from graphir.axes import AxisRule
 from graphir.example import Example
 from graphir.graph import Graph
@@ -147,7 +150,9 @@ def piece(
     if axis is not None and "shape" in attrs:
         unit = int(attrs["shape"][axis]) // of
         attrs["shape"] = tuple((stop - start) * unit if k == axis else d for k, d in enumerate(attrs["shape"]))
-    local = make(node.op, inputs, tuple(sorted(attrs.items())))
+    local = make(
+        node.op, inputs, tuple(sorted(attrs.items())) if node.op.local is None else node.op.local(node, inputs)
+    )
     bound = bound_attributes(local, {})
     if node.op.offset:
         bound["offset"] = (start,)

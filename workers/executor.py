@@ -9,6 +9,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from math import prod
+from operator import itemgetter
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -17,7 +18,7 @@ from graphir import collector, walk
 from graphir.errors import LimitError
 from graphir.feeds import bind
 from graphir.graph import Graph
-from graphir.interpret import NO_OFFSETS, bound_attributes, kernel_error, require_finite
+from graphir.interpret import NO_OFFSETS, bound_attributes, joint_kernel, kernel_error, require_finite
 from graphir.node import Array, Node, describe
 from workers import backends, blas
 
@@ -45,13 +46,36 @@ class Executor:
         slot = {node: k for k, node in enumerate(graph.nodes)}
         self._inputs = [(name, slot[node]) for name, node in graph.inputs.items()]
         self._outputs = [(name, slot[node]) for name, node in graph.outputs.items()]
-        self._nodes = [node for node in graph.nodes if node.op.name != "input"]
         free = _freed(graph, slot)
-        self._code = [
-            (kernels(node.op), tuple([slot[i] for i in node.inputs]), slot[node], free.get(node, ()))
-            for node in self._nodes
-        ]
+        groups = walk.siblings(graph.nodes)
+        picks = {node: (first, k) for first, group in groups.items() for k, node in enumerate(group)}
+        shared = {first: len(graph.nodes) + k for k, first in enumerate(groups)}
+        self._slots = len(graph.nodes) + len(groups)
+        self._nodes: list[Node] = []
+        self._code: list[tuple[Callable[..., Any], tuple[int, ...], int, tuple[int, ...], bool]] = []
+        for node in graph.nodes:
+            sources = tuple([slot[i] for i in node.inputs])
+            if node in groups:  # all outputs of one application first, then each is picked
+                self._add(node, joint_kernel(groups[node]), sources, shared[node], (), True)
+            if node in picks:
+                first, k = picks[node]
+                last = (shared[first],) if k == len(groups[first]) - 1 else ()
+                self._add(node, itemgetter(k), (shared[first],), slot[node], free.get(node, ()) + last, False)
+            elif node.op.name != "input":
+                self._add(node, kernels(node.op), sources, slot[node], free.get(node, ()), bool(node.attrs))
         self._bound: OrderedDict[tuple[Any, ...], list[Instruction]] = OrderedDict()
+
+    def _add(
+        self,
+        node: Node,
+        kernel: Callable[..., Any],
+        sources: tuple[int, ...],
+        target: int,
+        free: tuple[int, ...],
+        attributes: bool,
+    ) -> None:
+        self._nodes.append(node)
+        self._code.append((kernel, sources, target, free, attributes))
 
     def __call__(
         self, feeds: Mapping[str, Any], *, sizes: Mapping[str, int] | None = None, check_finite: bool = False
@@ -73,7 +97,7 @@ class Executor:
     ) -> dict[str, Array]:
         """Run on checked feeds; `offsets` says where a cut dimension's chunk begins."""
         program = self._program(sizes, offsets)
-        slots: list[Any] = [None] * len(self.graph.nodes)
+        slots: list[Any] = [None] * self._slots
         for name, at in self._inputs:
             slots[at] = arrays[name]
         done = -1
@@ -81,7 +105,7 @@ class Executor:
             with np.errstate(all="ignore"):
                 for done, (kernel, sources, target, attributes, free) in enumerate(program):
                     slots[target] = kernel(*[slots[k] for k in sources], **attributes)
-                    if check_finite:
+                    if check_finite and target < len(self.graph.nodes):
                         self._check_finite(self._nodes[done], slots, sources, target)
                     for k in free:
                         slots[k] = None
@@ -95,11 +119,11 @@ class Executor:
         live = highest = 0
         at = self.graph.nodes[0]
         size = {node: _bytes(node, sizes) for node in self.graph.nodes}
-        for node, (_, _, _, free) in zip(self._nodes, self._code, strict=True):
-            live += size[node]
+        for node, (_, _, target, free, _) in zip(self._nodes, self._code, strict=True):
+            live += size[node] if target < len(self.graph.nodes) else 0
             if live >= highest:
                 highest, at = live, node
-            live -= sum(size[self.graph.nodes[k]] for k in free)
+            live -= sum(size[self.graph.nodes[k]] for k in free if k < len(self.graph.nodes))
         return highest, at
 
     def _check_memory(self, sizes: Mapping[str, int], limit: int) -> None:
@@ -119,8 +143,8 @@ class Executor:
             self._bound.move_to_end(key)
         else:
             known = self._bound[key] = [
-                (kernel, sources, target, bound_attributes(node, sizes, offsets) if node.attrs else {}, free)
-                for node, (kernel, sources, target, free) in zip(self._nodes, self._code, strict=True)
+                (kernel, sources, target, bound_attributes(node, sizes, offsets) if attributes else {}, free)
+                for node, (kernel, sources, target, free, attributes) in zip(self._nodes, self._code, strict=True)
             ]
             while len(self._bound) > BOUND_PROGRAMS:
                 self._bound.popitem(last=False)

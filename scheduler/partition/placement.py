@@ -139,4 +139,6 @@ def localised(node: Node, inputs: tuple[Node, ...], axis: int | None, renaming: 
         shape = list(node.attr("shape"))
         shape[axis] = dims.rename(shape[axis], renaming)
         attrs = tuple((name, tuple(shape) if name == "shape" else value) for name, value in attrs)
+    if node.op.local is not None:
+        attrs = node.op.local(node, inputs)
     return make(node.op, inputs, attrs, node.raw_origin)

@@ -1,0 +1,82 @@
+"""Making bodies: from placeholders and results, batched, and for inputs of other sizes."""
+
+from collections.abc import Sequence
+
+from graphir import walk
+from graphir.batch import batched, spread
+from graphir.body import Body
+from graphir.dims import Dim
+from graphir.node import Node, make
+from graphir.ops.sources import input_
+from graphir.types import TensorType
+
+LEAVES = ("iota", "size")
+SMALL = 16
+"""Constants of at most so many elements are repeated inside a body; larger ones become inputs."""
+
+
+def placeholder(name: str, type_: TensorType) -> Node:
+    """An input node that stands for a value."""
+    return input_(name=name, dtype=type_.dtype.name, shape=type_.shape)
+
+
+def close(placeholders: Sequence[Node], results: Sequence[Node]) -> tuple[Body, list[Node]]:
+    """The body that gives the results, and the outer values that it takes after the placeholders."""
+    captured = _captured(placeholders, results)
+    return body_of([*placeholders, *captured], results), captured
+
+
+def body_of(inputs: Sequence[Node], results: Sequence[Node]) -> Body:
+    """The body with these nodes as its inputs, whatever they are outside."""
+    own = [placeholder(str(k), node.type) for k, node in enumerate(inputs)]
+    nodes = walk.ancestors(results, stop=frozenset(inputs))
+    image = walk.substitute(nodes, dict(zip(inputs, own, strict=True)))
+    outputs = tuple(image[node] for node in results)
+    return Body(tuple(own), outputs, tuple(walk.ancestors([*own, *outputs])))
+
+
+def _captured(placeholders: Sequence[Node], results: Sequence[Node]) -> list[Node]:
+    """The outermost values that do not depend on the placeholders and are no leaves that a body can make itself."""
+    nodes = walk.ancestors(results)
+    inside = walk.reaches(nodes, placeholders)
+    own: set[Node] = set()
+    for node in nodes:
+        small = node.op.name == "constant" and node.attr("value").array.size <= SMALL
+        if small or node.op.name in LEAVES or (node.op.cheap and node.inputs and own.issuperset(node.inputs)):
+            own.add(node)
+    used = [source for node in nodes if node in inside for source in node.inputs]
+    return [node for node in dict.fromkeys([*used, *results]) if node not in inside and node not in own]
+
+
+def batch_body(body: Body, grown: Sequence[bool], size: Dim) -> tuple[list[Node], list[Node]]:
+    """Inputs and outputs of the body with a new axis in front of some inputs, and of the outputs that get it."""
+    inputs = [
+        placeholder(str(k), node.type.with_shape((size, *node.type.shape))) if more else node
+        for k, (node, more) in enumerate(zip(body.inputs, grown, strict=True))
+    ]
+    replaced = {old: new for old, new, more in zip(body.inputs, inputs, grown, strict=True) if more}
+    image = batched(body.nodes, replaced, size)
+    return inputs, [image[node] for node in body.outputs]
+
+
+def spread_all(images: Sequence[Node], olds: Sequence[Node], grown: Sequence[bool], size: Dim) -> list[Node]:
+    """The images, with the new axis on those that are to have it."""
+    return [spread(i, size, old) if more else i for i, old, more in zip(images, olds, grown, strict=True)]
+
+
+def resize(body: Body, types: Sequence[TensorType], members: dict[tuple[Node, int], Dim]) -> Body:
+    """The body for inputs of these types; `members` gives the new size of each axis inside that follows."""
+    own = [placeholder(str(k), type_) for k, type_ in enumerate(types)]
+    image: dict[Node, Node] = dict(zip(body.inputs, own, strict=True))
+    for node in body.nodes:
+        if node in image:
+            continue
+        inputs, attrs = tuple(image[i] for i in node.inputs), node.attrs
+        if node.op.local is not None:
+            attrs = node.op.local(node, inputs)
+        elif "shape" in node.op.attrs:
+            shape = tuple(members.get((node, axis), d) for axis, d in enumerate(node.type.shape))
+            attrs = tuple((name, shape if name == "shape" else value) for name, value in attrs)
+        image[node] = make(node.op, inputs, attrs, node.raw_origin)
+    outputs = tuple(image[node] for node in body.outputs)
+    return Body(tuple(own), outputs, tuple(walk.ancestors([*own, *outputs])))
