@@ -181,7 +181,7 @@ from graphir.errors import (
     UnknownOpError,
 )
 from graphir.expr import Expr
-from graphir.flow import scan
+from graphir.flow import checkpoint, cond, scan, while_loop
 from graphir.grad import append_gradients, grad, hvp, stop_gradient, value_and_grad, vjp
 from graphir.graph import Graph
 from graphir.interpret import evaluate
@@ -279,8 +279,10 @@ __all__ = [
     "broadcast_to",
     "can_cast",
     "ceil",
+    "checkpoint",
     "clip",
     "concat",
+    "cond",
     "conj",
     "connect",
     "constant",
@@ -427,6 +429,7 @@ __all__ = [
     "vjp",
     "vmap",
     "where",
+    "while_loop",
     "zeros",
     "zeros_like",
 ]

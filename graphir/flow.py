@@ -1,14 +1,19 @@
-"""Control flow on expressions: `scan`. Functions are called once, on stand-ins; what they build becomes a body."""
+"""Control flow on expressions: scan, cond, while_loop and checkpoint.
+
+Functions are called once, on stand-ins; what they build becomes a body. Outer values that they use become inputs.
+"""
 
 import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from graphir import dims
+from graphir.control import branch, loop
 from graphir.control import scan as scans
-from graphir.control.bodies import placeholder
+from graphir.control.bodies import body_of, captured, close, placeholder
 from graphir.errors import DTypeError, ShapeError
 from graphir.expr import Expr, as_expr
+from graphir.nesting import Tree
 from graphir.node import Node
 from graphir.ops import arithmetic
 from graphir.origin import located
@@ -16,61 +21,6 @@ from graphir.types import TensorType
 from graphir.walk import ancestors
 
 _numbers = itertools.count()
-
-
-class _Tree:
-    """A value that is an expression, None, or a tuple, list or dict of such, taken apart and put together again."""
-
-    def __init__(self, value: Any) -> None:
-        self.leaves: list[Expr] = []
-        self._form = self._flatten(value)
-
-    def _flatten(self, value: Any) -> Any:
-        if value is None:
-            return None
-        if isinstance(value, dict):
-            return dict, {key: self._flatten(part) for key, part in value.items()}
-        if isinstance(value, tuple | list):
-            return type(value), [self._flatten(part) for part in value]
-        self.leaves.append(as_expr(value))
-        return Expr, None
-
-    @property
-    def nodes(self) -> list[Node]:
-        """The leaves' nodes."""
-        return [leaf.node for leaf in self.leaves]
-
-    def shape(self) -> str:
-        """The form without the leaves, to compare and to show."""
-        return _shown(self._form)
-
-    def filled(self, nodes: Sequence[Node]) -> Any:
-        """The same form with other leaves."""
-        rest = iter(nodes)
-        return _fill(self._form, rest)
-
-
-def _shown(form: Any) -> str:
-    if form is None:
-        return "None"
-    kind, parts = form
-    if kind is Expr:
-        return "*"
-    if kind is dict:
-        return "{" + ", ".join(f"{key!r}: {_shown(part)}" for key, part in parts.items()) + "}"
-    return "(" + ", ".join(map(_shown, parts)) + ")"
-
-
-def _fill(form: Any, rest: Any) -> Any:
-    if form is None:
-        return None
-    kind, parts = form
-    if kind is Expr:
-        return Expr(next(rest))
-    if kind is dict:
-        return {key: _fill(part, rest) for key, part in parts.items()}
-    filled = [_fill(part, rest) for part in parts]
-    return kind(*filled) if hasattr(kind, "_fields") else kind(filled)
 
 
 def _stand_ins(types: Sequence[TensorType]) -> list[Node]:
@@ -94,14 +44,14 @@ def scan(
     only adds is computed as its first value plus a sum over steps. Differentiable to any order. ShapeError,
     DTypeError. Semantics of jax.lax.scan.
     """
-    first, slices = _Tree(init), _Tree(xs)
+    first, slices = Tree(init), Tree(xs)
     steps = _length(slices.leaves, length)
     carried = _stand_ins([leaf.node.type for leaf in first.leaves])
     given = _stand_ins([leaf.node.type.with_shape(leaf.node.type.shape[1:]) for leaf in slices.leaves])
     result: Any = step(first.filled(carried), slices.filled(given))
     if not isinstance(result, tuple) or len(result) != 2:
         raise ShapeError("the step must return a pair: the next carry and what is to be stacked (or None)")
-    after, stacked = _Tree(result[0]), _Tree(result[1])
+    after, stacked = Tree(result[0]), Tree(result[1])
     _check_carry(first, after)
     sums = _sums(carried, after.nodes, stacked.nodes)
     kept = [k for k in range(len(carried)) if k not in sums]
@@ -126,7 +76,7 @@ def _length(leaves: Sequence[Expr], length: int | str | None) -> dims.Dim:
     return found[0]
 
 
-def _check_carry(first: _Tree, after: _Tree) -> None:
+def _check_carry(first: Tree, after: Tree) -> None:
     if first.shape() != after.shape():
         raise ShapeError(f"the carry goes in as {first.shape()} and comes out as {after.shape()}; keep its form")
     for k, (old, new) in enumerate(zip(first.nodes, after.nodes, strict=True)):
@@ -146,3 +96,64 @@ def _sums(carried: Sequence[Node], after: Sequence[Node], stacked: Sequence[Node
         if old not in ancestors(others):
             sums[k] = added
     return sums
+
+
+@located
+def cond(condition: Any, then: Callable[..., Any], otherwise: Callable[..., Any], *operands: Any) -> Any:
+    """then(*operands) where the condition (one bool) holds, otherwise(*operands) where not; only one is evaluated.
+
+    Both must give the same form, shapes and dtypes. Operands and results are expressions or tuples, lists or dicts of
+    them. Differentiable to any order. ShapeError, DTypeError. Semantics of jax.lax.cond.
+    """
+    given = Tree(operands)
+    inside = _stand_ins([node.type for node in given.nodes])
+    results = [Tree(function(*given.filled(inside))) for function in (then, otherwise)]
+    if results[0].shape() != results[1].shape():
+        raise ShapeError(f"the branches give {results[0].shape()} and {results[1].shape()}; make them alike")
+    outer = captured(inside, [*results[0].nodes, *results[1].nodes])
+    bodies = [body_of([*inside, *outer], result.nodes) for result in results]
+    inputs = (as_expr(condition).node, *given.nodes, *outer)
+    count = range(len(results[0].nodes))
+    return results[0].filled([branch.cond(*inputs, then=bodies[0], otherwise=bodies[1], output=k) for k in count])
+
+
+@located
+def while_loop(test: Callable[[Any], Any], step: Callable[[Any], Any], init: Any, *, limit: int = 1_000_000) -> Any:
+    """Repeat carry = step(carry) as long as test(carry), one bool, holds; the last carry.
+
+    The carry keeps its form, shapes and dtypes. limit: after so many steps LimitError is raised. Forward only: use
+    scan for derivatives. ShapeError, DTypeError. Semantics of jax.lax.while_loop.
+    """
+    first = Tree(init)
+    inside = _stand_ins([node.type for node in first.nodes])
+    goes_on, after = as_expr(test(first.filled(inside))).node, Tree(step(first.filled(inside)))
+    _check_carry(first, after)
+    outer = captured(inside, [goes_on, *after.nodes])
+    inputs = [*inside, *outer]
+    attrs = {"test": body_of(inputs, [goes_on]), "body": body_of(inputs, after.nodes), "limit": limit}
+    return first.filled([loop.while_loop(*first.nodes, *outer, **attrs, output=k) for k in range(len(inside))])
+
+
+@located
+def checkpoint(x: Any) -> Any:
+    """The same values, but reverse mode computes what is inside again instead of keeping it (rematerialisation).
+
+    x: an expression, of which everything since the graph's inputs and earlier checkpoints is inside; or a function,
+    which becomes one whose own values are inside. Griewank and Walther, "Evaluating Derivatives", 2008, chapter 12.
+    """
+    if callable(x):
+        return lambda *arguments: _recomputed(x, arguments)
+    result = as_expr(x).node
+    found = ancestors([result])
+    kept = frozenset(node for node in found if node.op.name in ("input", "call") and node is not result)
+    edge = [node for node in ancestors([result], stop=kept) if node in kept]
+    return Expr(branch.call(*edge, body=body_of(edge, [result]), output=0))
+
+
+def _recomputed(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+    given = Tree(arguments)
+    inside = _stand_ins([node.type for node in given.nodes])
+    result = Tree(function(*given.filled(inside)))
+    body, outer = close(inside, result.nodes)
+    count = range(len(result.nodes))
+    return result.filled([branch.call(*given.nodes, *outer, body=body, output=k) for k in count])

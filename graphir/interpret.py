@@ -137,7 +137,7 @@ class BoundBody:
         if wanted not in self._plans:
             self._plans[wanted] = self._plan(wanted)
         values: dict[Node, Any] = dict(zip(self.body.inputs, arrays, strict=True))
-        for group, inputs, kernel, attributes in self._plans[wanted]:
+        for group, inputs, kernel, attributes, free in self._plans[wanted]:
             try:
                 found = kernel(*[values[i] for i in inputs], **attributes)
             except Exception as error:  # noqa: BLE001  # as in apply
@@ -147,6 +147,8 @@ class BoundBody:
                 values[group[0]] = found
             else:
                 values.update(zip(group, found, strict=True))
+            for node in free:
+                del values[node]
         return [np.asarray(values[self.body.outputs[k]]) for k in wanted]
 
     def shape(self, type_: TensorType) -> tuple[int, ...]:
@@ -154,14 +156,20 @@ class BoundBody:
         return type_.bind(self._sizes)
 
     def _plan(self, wanted: tuple[int, ...]) -> list[Any]:
-        nodes = walk.ancestors([self.body.outputs[k] for k in wanted])
+        outputs = [self.body.outputs[k] for k in wanted]
+        nodes = walk.ancestors(outputs)
         groups = walk.siblings(nodes)
         later = {node for group in groups.values() for node in group[1:]}
+        steps = [node for node in nodes if node.op.name != "input" and node not in later]
+        last = {source: node for node in steps for source in node.inputs}
+        free: dict[Node, list[Node]] = {}
+        for source, node in last.items():
+            if source not in outputs:
+                free.setdefault(node, []).append(source)
         return [
             (groups.get(node, (node,)), node.inputs, joint_kernel(groups[node]) if node in groups else node.op.kernel,
-             bound_attributes(node, self._sizes, self._offsets))
-            for node in nodes
-            if node.op.name != "input" and node not in later
+             bound_attributes(node, self._sizes, self._offsets), free.get(node, ()))
+            for node in steps
         ]  # fmt: skip
 
 

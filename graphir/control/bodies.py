@@ -1,4 +1,4 @@
-"""Making bodies: from placeholders and results, batched, and for inputs of other sizes."""
+"""Making bodies: from placeholders and results, batched, for inputs of other sizes, and their adjoints."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,9 @@ from graphir.batch import batched, spread
 from graphir.body import Body
 from graphir.dims import Dim
 from graphir.node import Node, make
-from graphir.ops.sources import input_
+from graphir.ops import layout
+from graphir.ops.sources import input_, literal
+from graphir.reverse import backward
 from graphir.types import TensorType
 
 LEAVES = ("iota", "size")
@@ -22,8 +24,8 @@ def placeholder(name: str, type_: TensorType) -> Node:
 
 def close(placeholders: Sequence[Node], results: Sequence[Node]) -> tuple[Body, list[Node]]:
     """The body that gives the results, and the outer values that it takes after the placeholders."""
-    captured = _captured(placeholders, results)
-    return body_of([*placeholders, *captured], results), captured
+    outer = captured(placeholders, results)
+    return body_of([*placeholders, *outer], results), outer
 
 
 def body_of(inputs: Sequence[Node], results: Sequence[Node]) -> Body:
@@ -35,7 +37,7 @@ def body_of(inputs: Sequence[Node], results: Sequence[Node]) -> Body:
     return Body(tuple(own), outputs, tuple(walk.ancestors([*own, *outputs])))
 
 
-def _captured(placeholders: Sequence[Node], results: Sequence[Node]) -> list[Node]:
+def captured(placeholders: Sequence[Node], results: Sequence[Node]) -> list[Node]:
     """The outermost values that do not depend on the placeholders and are no leaves that a body can make itself."""
     nodes = walk.ancestors(results)
     inside = walk.reaches(nodes, placeholders)
@@ -80,3 +82,28 @@ def resize(body: Body, types: Sequence[TensorType], members: dict[tuple[Node, in
         image[node] = make(node.op, inputs, attrs, node.raw_origin)
     outputs = tuple(image[node] for node in body.outputs)
     return Body(tuple(own), outputs, tuple(walk.ancestors([*own, *outputs])))
+
+
+def inline(body: Body, values: Sequence[Node]) -> list[Node]:
+    """The body's outputs as nodes of the graph that the values belong to."""
+    image = walk.substitute(body.nodes, dict(zip(body.inputs, values, strict=True)))
+    return [image[node] for node in body.outputs]
+
+
+def adjoint(body: Body, given: Sequence[int]) -> tuple[list[Node], list[Node], list[Node | None]]:
+    """Stand-ins for the inputs and for the cotangents of the `given` outputs, and the cotangents of the inputs."""
+    mark = body.digest.hex()  # unlike any other name, for a body may hold another one's adjoint
+    here = [placeholder(f"adjoint.v{k}.{mark}", node.type) for k, node in enumerate(body.inputs)]
+    seeds = [placeholder(f"adjoint.ct{k}.{mark}", body.outputs[k].type) for k in given]
+    values = inline(body, here)
+    floats = [k for k, node in enumerate(here) if node.type.dtype.kind == "f"]
+    pulled: list[Node | None] = [None] * len(here)
+    found = backward([values[k] for k in given], seeds, [here[k] for k in floats])
+    for k, contribution in zip(floats, found, strict=True):
+        pulled[k] = contribution
+    return here, seeds, pulled
+
+
+def zeros(type_: TensorType) -> Node:
+    """A value of zeros."""
+    return layout.broadcast(literal(0, type_.dtype), shape=type_.shape, axes=())

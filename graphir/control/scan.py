@@ -17,7 +17,7 @@ from graphir import walk
 from graphir.axes import AxisRule
 from graphir.batch import RULES, spread
 from graphir.body import Body
-from graphir.control.bodies import batch_body, body_of, close, placeholder, resize, spread_all
+from graphir.control.bodies import batch_body, body_of, close, inline, placeholder, resize, spread_all, zeros
 from graphir.control.factors import Factors
 from graphir.dims import Dim
 from graphir.errors import AttributeValueError, ShapeError
@@ -25,7 +25,6 @@ from graphir.example import Example, Sample
 from graphir.interpret import BoundBody
 from graphir.node import Array, Attrs, Node, Op
 from graphir.ops import arithmetic, layout
-from graphir.ops.sources import literal
 from graphir.reverse import backward
 from graphir.types import TensorType
 
@@ -230,15 +229,11 @@ class _Adjoint:
         self.plan, self.inputs, self.given, self.attrs = plan, inputs, given, attrs
         body = plan.body
         self.here = [self._stand_in("v", k, node.type) for k, node in enumerate(body.inputs)]
-        self.values = self._step(self.here)
+        self.values = inline(body, self.here)
 
     def _stand_in(self, what: str, k: int, type_: TensorType) -> Node:
         # unlike any other name, for a body may hold another scan's adjoint
         return placeholder(f"adjoint.{what}{k}.{self.plan.body.digest.hex()}", type_)
-
-    def _step(self, here: list[Node]) -> list[Node]:
-        image = walk.substitute(self.plan.body.nodes, dict(zip(self.plan.body.inputs, here, strict=True)))
-        return [image[node] for node in self.plan.body.outputs]
 
     def contributions(self) -> list[Node | None]:
         plan = self.plan
@@ -306,8 +301,7 @@ class _Adjoint:
     def _or_zero(self, node: Node | None, c: int) -> Node:
         if node is not None:
             return node
-        type_ = self.plan.body.inputs[c].type
-        return layout.broadcast(literal(0, type_.dtype), shape=type_.shape, axes=())
+        return zeros(self.plan.body.inputs[c].type)
 
 
 # ---- batching ----
