@@ -5,22 +5,14 @@ from itertools import chain
 from string import ascii_letters
 from typing import Any
 
-from graphir import dims
 from graphir.errors import AttributeValueError, DTypeError, ShapeError
 from graphir.expr import FUNCTIONS, Expr, as_expr, broadcast_to, cast, match_dtypes
 from graphir.node import Node
 from graphir.ops import contraction, gather, layout
+from graphir.ops.layout import element_count as element_count
 from graphir.ops.sources import iota
 from graphir.origin import located
 from graphir.types import BOOL, Shape, broadcast_shapes, promote
-
-
-def element_count(shape: Shape) -> dims.Dim:
-    """The number of elements of a shape."""
-    number: dims.Dim = 1
-    for d in shape:
-        number = dims.multiply(number, d)
-    return number
 
 
 @located

@@ -42,19 +42,25 @@ def _cumulative_prod(w: Writer, node: Node, x: str) -> str:
     return _scan(w, node, x, "", 1)
 
 
-def _scan(w: Writer, node: Node, factors: str, terms: str, first: int) -> str:
+@writes("exclusive_prod")
+def _exclusive_prod(w: Writer, node: Node, x: str) -> str:
+    """The same, with each state collected before it is multiplied."""
+    return _scan(w, node, x, "", 1, before=True)
+
+
+def _scan(w: Writer, node: Node, factors: str, terms: str, first: int, before: bool = False) -> str:
     axis, shape = node.attr("axis"), node.type.shape
     if shape[axis] == 0:  # the runtime scans nothing that is empty
         return w.fill(0, node.type.dtype, shape)
     start = w.fill(first, node.type.dtype, (*shape[:axis], *shape[axis + 1 :]))
     scanned = [name for name in (factors, terms) if name]
-    body = _body(CODE_OF[node.type.dtype], len(shape) - 1, bool(terms))
+    body = _body(CODE_OF[node.type.dtype], len(shape) - 1, bool(terms), "state" if before else "next")
     attributes = {"scan_input_axes": [axis] * len(scanned), "scan_output_axes": [axis]}
     return w.emit_several("Scan", 2, start, *scanned, body=body, num_scan_inputs=len(scanned), **attributes)[1]
 
 
-def _body(code: int, rank: int, terms: bool) -> GraphProto:
-    """state * factor (+ term), as the next state and as what is collected."""
+def _body(code: int, rank: int, terms: bool, collected: str) -> GraphProto:
+    """state * factor (+ term) as the next state; what is collected is that or the state before."""
     names = ["state", "factor", "term"] if terms else ["state", "factor"]
     inputs = [helper.make_tensor_value_info(name, code, [None] * rank) for name in names]
     outputs = [helper.make_tensor_value_info(name, code, [None] * rank) for name in ("next", "collected")]
@@ -63,5 +69,5 @@ def _body(code: int, rank: int, terms: bool) -> GraphProto:
         nodes.append(helper.make_node("Add", ["scaled", "term"], ["next"]))
     else:
         nodes.append(helper.make_node("Identity", ["scaled"], ["next"]))
-    nodes.append(helper.make_node("Identity", ["next"], ["collected"]))
+    nodes.append(helper.make_node("Identity", [collected], ["collected"]))
     return helper.make_graph(nodes, "recurrence", inputs, outputs)

@@ -1,7 +1,7 @@
 """The op families, one a file; importing the package fills the registry.
 
-Families import one another in one direction: sources, layout, select, arithmetic, transcendental, reduction,
-then contraction, indexing, gather, scans, ordering and special.
+Families import one another in one direction: sources, layout, select, arithmetic, transcendental, scans,
+reduction, then contraction, indexing, gather, ordering and special.
 """
 
 from graphir.ops import (

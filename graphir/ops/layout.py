@@ -37,7 +37,8 @@ def _first_at(shape: Shape) -> dict[Dim, int]:
     return found
 
 
-def _product(shape: Shape) -> Dim:
+def element_count(shape: Shape) -> Dim:
+    """The product of sizes."""
     total: Dim = 1
     for d in shape:
         total = dims.multiply(total, d)
@@ -45,9 +46,9 @@ def _product(shape: Shape) -> Dim:
 
 
 def _infer_reshape(x: TensorType, *, shape: Shape) -> TensorType:
-    if _product(x.shape) != _product(shape):
+    if element_count(x.shape) != element_count(shape):
         raise ShapeError(
-            f"cannot reshape {x} to {show_shape(shape)}: {_product(x.shape)} elements do not make {_product(shape)}"
+            f"cannot reshape {x} to {show_shape(shape)}: {element_count(x.shape)} elements do not make {element_count(shape)}"
         )
     return x.with_shape(shape)
 
@@ -103,7 +104,8 @@ def _permute_axes(types: tuple[TensorType, ...], attrs: dict[str, Any]) -> AxisR
     return AxisRule((names,), tuple(names[axis] for axis in attrs["axes"]))
 
 
-def _inverse(axes: tuple[int, ...]) -> tuple[int, ...]:
+def inverse(axes: tuple[int, ...]) -> tuple[int, ...]:
+    """The permutation that undoes `axes`."""
     return tuple(axes.index(axis) for axis in range(len(axes)))
 
 
@@ -114,7 +116,7 @@ permute: Op = Op(
     attrs={"axes": "ints"},
     infer=_infer_permute,
     kernel=lambda x, *, axes: np.transpose(x, axes),
-    vjp=(lambda ct, out, x, *, axes: permute(ct, axes=_inverse(axes)),),
+    vjp=(lambda ct, out, x, *, axes: permute(ct, axes=inverse(axes)),),
     axes=_permute_axes,
     examples=(Example(_MATRIX, {"axes": (1, 0)}), Example((Sample((2, 3, 4)),), {"axes": (2, 0, 1)})),
     linear=True,

@@ -8,9 +8,19 @@ from graphir.axes import AxisRule
 from graphir.example import Example, Sample
 from graphir.node import Array, Node, Op, Rule
 from graphir.ops.arithmetic import divide, multiply, subtract
-from graphir.ops.layout import fill_like, infer_reduction, reduce_sum, reduction_axes, spread
+from graphir.ops.layout import (
+    element_count,
+    infer_reduction,
+    inverse,
+    permute,
+    reduce_sum,
+    reduction_axes,
+    reshape,
+    spread,
+)
 from graphir.ops.rules import NUMBERS, letters, need_axis, need_kind
-from graphir.ops.select import cast, equal, stop_gradient, where
+from graphir.ops.scans import other_products
+from graphir.ops.select import cast, equal, stop_gradient
 from graphir.ops.transcendental import exp, finite_or_zero
 from graphir.types import INT64, TensorType
 
@@ -45,15 +55,13 @@ def _extremum_vjp(ct: Node, out: Node, x: Node, *, axes: tuple[int, ...]) -> Nod
 
 
 def _prod_vjp(ct: Node, out: Node, x: Node, *, axes: tuple[int, ...]) -> Node:
-    """The product of the other elements, also where one element is zero."""
-    zero = equal(x, fill_like(x, 0))
-    filled = where(zero, fill_like(x, 1), x)
-    zeros = reduce_sum(cast(zero, dtype=x.type.dtype.name), axes=axes)
-    nonzero = spread(reduce_prod(filled, axes=axes), x, axes)
-    count = spread(zeros, x, axes)
-    at_zero = where(equal(count, fill_like(x, 1)), nonzero, fill_like(x, 0))
-    elsewhere = where(equal(count, fill_like(x, 0)), divide(nonzero, filled), fill_like(x, 0))
-    return multiply(spread(ct, x, axes), where(zero, at_zero, elsewhere))
+    """The products of the other elements, by running products from both ends: exact to any order at zeros."""
+    order = (*(axis for axis in range(x.type.rank) if axis not in axes), *axes)
+    last = permute(x, axes=order)
+    kept = last.type.shape[: x.type.rank - len(axes)]
+    rows = reshape(last, shape=(*kept, element_count(last.type.shape[len(kept) :])))
+    others = reshape(other_products(rows, len(kept)), shape=last.type.shape)
+    return multiply(spread(ct, x, axes), permute(others, axes=inverse(order)))
 
 
 def _logsumexp_kernel(x: Array, *, axes: tuple[int, ...]) -> Array:

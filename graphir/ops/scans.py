@@ -1,8 +1,8 @@
 """Running sums, running products and first-order linear recurrences along one axis.
 
-The three are closed under differentiation: the adjoint of a running sum is a running sum from the other end, that
-of a linear recurrence is a linear recurrence, and that of a running product is one times a running product. None of
-them divides, so derivatives of any order are exact where elements are zero. Every kernel goes along the axis in
+They are closed under differentiation: the adjoint of a running sum is a running sum from the other end, that of a
+linear recurrence is a linear recurrence, and that of a running product is a recurrence times a running product. None
+of them divides, so derivatives of any order are exact where elements are zero. Every kernel goes along the axis in
 order, one element after the other.
 """
 
@@ -133,3 +133,40 @@ cumulative_prod: Op = Op(
         Example((Sample((6,), "int32", -5, 5),), {"axis": 0}),
     ),
 )
+
+
+def _exclusive_kernel(x: Array, *, axis: int) -> Array:
+    out = np.ones_like(x)
+    before, after = (slice(None),) * axis + (slice(-1),), (slice(None),) * axis + (slice(1, None),)
+    np.cumprod(x[before], axis=axis, dtype=x.dtype, out=out[after])
+    return out
+
+
+def _exclusive_vjp(ct: Node, out: Node, x: Node, *, axis: int) -> Node:
+    """What comes before an element, times the sum over j behind it of ct[j] and the elements between."""
+    behind = linear_recurrence(flip(x, axis=axis), flip(ct, axis=axis), axis=axis)
+    return multiply(out, flip(delay(behind, axis, 0), axis=axis))
+
+
+exclusive_prod: Op = Op(
+    "exclusive_prod",
+    "The products of the elements before each along one axis, in the input's dtype; 1 for the first.",
+    arity=1,
+    attrs={"axis": "int"},
+    infer=_infer_scan,
+    kernel=_exclusive_kernel,
+    vjp=(_exclusive_vjp,),
+    axes=along_axes,
+    examples=(
+        Example((Sample((3, 4)),), {"axis": 1}),
+        Example((Sample((5, 2)),), {"axis": 0}),
+        Example((Sample((0,), "float32"),), {"axis": 0}),
+        Example((Sample((6,), "int32", -5, 5),), {"axis": 0}),
+    ),
+)
+
+
+def other_products(x: Node, axis: int) -> Node:
+    """For each element the product of all others along the axis: those before times those behind, no division."""
+    behind = flip(exclusive_prod(flip(x, axis=axis), axis=axis), axis=axis)
+    return multiply(exclusive_prod(x, axis=axis), behind)
