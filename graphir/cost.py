@@ -5,6 +5,7 @@ from math import prod
 
 from graphir import dims, walk
 from graphir.body import Body
+from graphir.control.schedule import forward_steps
 from graphir.graph import Graph
 from graphir.node import Node
 
@@ -26,9 +27,12 @@ def _total(nodes: Iterable[Node], sizes: Mapping[str, int]) -> int:
 
 def _control_operations(node: Node, sizes: Mapping[str, int]) -> int:
     """The dearest body, as often as it is repeated; one without a known length counts once."""
-    bodies = [value for _, value in node.attrs if isinstance(value, Body)]
-    length = dict(node.attrs).get("length", 1)
-    return dims.evaluate(length, sizes) * max(_total(body.nodes, sizes) for body in bodies)
+    attrs = dict(node.attrs)
+    length = dims.evaluate(attrs.get("length", 1), sizes)
+    counts = {name: _total(body.nodes, sizes) for name, body in attrs.items() if isinstance(body, Body)}
+    ahead = counts.pop("forward", 0)  # of a retraced scan
+    again = forward_steps(length, attrs["checkpoints"]) * ahead if ahead else 0
+    return length * max(counts.values()) + again
 
 
 def node_operations(node: Node, sizes: Mapping[str, int]) -> int:

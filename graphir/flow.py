@@ -11,7 +11,7 @@ from graphir import dims
 from graphir.control import branch, loop
 from graphir.control import scan as scans
 from graphir.control.bodies import body_of, captured, close, placeholder
-from graphir.errors import DTypeError, ShapeError
+from graphir.errors import AttributeValueError, DTypeError, ShapeError
 from graphir.expr import Expr, as_expr
 from graphir.nesting import Tree
 from graphir.node import Node
@@ -35,6 +35,7 @@ def scan(
     *,
     length: int | str | None = None,
     reverse: bool = False,
+    checkpoints: int | None = None,
 ) -> tuple[Any, Any]:
     """Carry a value through a step for each slice of `xs` along its first axis; (last value, stacked results).
 
@@ -43,7 +44,13 @@ def scan(
     reverse: from the last slice to the first; stacked results lie where their slices do. A carry to which each step
     only adds is computed as its first value plus a sum over steps. Differentiable to any order. ShapeError,
     DTypeError. Semantics of jax.lax.scan.
+
+    checkpoints: reverse mode keeps at most so many carries at a time, by default all of them, and computes the others
+    again by the binomial schedule (Griewank and Walther, "Algorithm 799: revolve", ACM TOMS 26, 2000): for l steps
+    and c checkpoints r l - binomial(c + r, r - 1) steps forward, r the least with binomial(c + r, c) >= l.
     """
+    if checkpoints is not None and checkpoints < 1:
+        raise AttributeValueError(f"a scan needs at least 1 checkpoint, not {checkpoints}; leave it out to keep all")
     first, slices = Tree(init), Tree(xs)
     steps = _length(slices.leaves, length)
     carried = _stand_ins([leaf.node.type for leaf in first.leaves])
@@ -57,7 +64,7 @@ def scan(
     kept = [k for k in range(len(carried)) if k not in sums]
     nodes = scans.scan_nodes(
         [(carried[k], first.nodes[k], after.nodes[k]) for k in kept],
-        list(zip(given, slices.nodes, strict=True)), stacked.nodes, list(sums.values()), steps, reverse,
+        list(zip(given, slices.nodes, strict=True)), stacked.nodes, list(sums.values()), steps, reverse, checkpoints or 0,
     )  # fmt: skip
     final = dict(zip(kept, nodes, strict=False))
     totals = nodes[len(kept) + len(stacked.nodes) :]

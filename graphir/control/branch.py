@@ -21,7 +21,7 @@ from graphir.control.bodies import (
     spread_all,
     zeros,
 )
-from graphir.control.factors import Factors
+from graphir.control.factors import joint_rule
 from graphir.dims import Dim
 from graphir.errors import AttributeValueError, DTypeError, ShapeError
 from graphir.example import Example, Sample
@@ -38,26 +38,10 @@ def _check_arguments(what: str, body: Body, types: tuple[TensorType, ...], outpu
         raise AttributeValueError(f"{what} has no output {output}")
 
 
-def _rule(bodies: tuple[Body, ...], output: int) -> tuple[Factors, AxisRule]:
-    """The axis rule of an output that every body can give."""
-    first = bodies[0]
-    results = [body.outputs[output] for body in bodies]
-    ties = [pair for body in bodies[1:] for pair in zip(first.inputs, body.inputs, strict=True)]
-    ties += [pair for body in bodies[1:] for pair in zip(first.outputs, body.outputs, strict=True)]
-    factors = Factors(bodies, [node for body in bodies for node in body.outputs], ties)
-    parts = [factors.partial([], [], result) for result in results]
-    common = frozenset.intersection(*parts)
-    factors.whole |= frozenset.union(*parts) - common
-    inputs, out = tuple(factors.names(node) for node in first.inputs), factors.names(results[0])
-    summed = {factors.names(node)[axis] for node, axis in common}
-    unused = {name for axes in inputs for name in axes if name not in out and name not in summed}
-    return factors, AxisRule(inputs, out, "sum" if summed else None, factors.whole_names() | unused)
-
-
 def _resized(node: Node, names: tuple[str, ...], arguments: tuple[Node, ...]) -> Attrs:
     attrs = dict(node.attrs)
     bodies = tuple(attrs[name] for name in names)
-    factors, _ = _rule(bodies, attrs["output"])
+    factors, _ = joint_rule(bodies, attrs["output"])
     shapes = [argument.type.shape for argument in arguments]
     members = factors.sizes_for(bodies[0].inputs, shapes)
     types = [argument.type for argument in arguments]
@@ -107,7 +91,7 @@ call: Op = Op(
     kernel=lambda *arrays, body, output: body(arrays, (output,))[0],
     joint=lambda *arrays, body, outputs: body(arrays, outputs),
     vjp=_vjp_call,
-    axes=lambda types, attrs: _rule((attrs["body"],), attrs["output"])[1],
+    axes=lambda types, attrs: joint_rule((attrs["body"],), attrs["output"])[1],
     local=lambda node, inputs: _resized(node, ("body",), inputs),
     examples=tuple(
         Example((Sample((2, 3)), Sample((2, 3))), {"body": _call_body(), "output": output}) for output in (0, 1)
@@ -167,7 +151,7 @@ def _batch_cond(node: Node, inputs: tuple[Node, ...], grown: tuple[bool, ...], s
 
 
 def _axes_cond(types: tuple[TensorType, ...], attrs: dict[str, Any]) -> AxisRule:
-    _, rule = _rule((attrs["then"], attrs["otherwise"]), attrs["output"])
+    _, rule = joint_rule((attrs["then"], attrs["otherwise"]), attrs["output"])
     return AxisRule(((), *rule.inputs), rule.output, rule.combine, rule.whole)
 
 

@@ -8,6 +8,7 @@ inside gives a partial sum, if from there on only linear ops follow up to the ou
 from collections.abc import Iterable, Sequence
 
 from graphir import walk
+from graphir.axes import AxisRule
 from graphir.body import Body
 from graphir.dims import Dim
 from graphir.node import Node
@@ -131,3 +132,19 @@ class Factors:
                     new[self.find((node, axis))] = size
         axes = [(node, axis) for node in self.nodes for axis in range(node.type.rank)]
         return {axis: new[self.find(axis)] for axis in axes if self.find(axis) in new}
+
+
+def joint_rule(bodies: tuple[Body, ...], output: int) -> tuple[Factors, AxisRule]:
+    """The axis rule of an output that every body can give."""
+    first = bodies[0]
+    results = [body.outputs[output] for body in bodies]
+    ties = [pair for body in bodies[1:] for pair in zip(first.inputs, body.inputs, strict=True)]
+    ties += [pair for body in bodies[1:] for pair in zip(first.outputs, body.outputs, strict=True)]
+    factors = Factors(bodies, [node for body in bodies for node in body.outputs], ties)
+    parts = [factors.partial([], [], result) for result in results]
+    common = frozenset.intersection(*parts)
+    factors.whole |= frozenset.union(*parts) - common
+    inputs, out = tuple(factors.names(node) for node in first.inputs), factors.names(results[0])
+    summed = {factors.names(node)[axis] for node, axis in common}
+    unused = {name for axes in inputs for name in axes if name not in out and name not in summed}
+    return factors, AxisRule(inputs, out, "sum" if summed else None, factors.whole_names() | unused)

@@ -5,184 +5,28 @@ as outputs the carried values at the end, the stacked ones along a new leading a
 last the carried values before each step, which reverse mode reads. The adjoint of a scan is a scan from the other
 end whose body computes the step again and then its adjoint: so derivatives of any order exist. The cotangents of
 `others` are sums over steps, not carried, so that a weight's gradient is a partial sum where the rows are cut.
+With checkpoints the adjoint is a `retraced_scan` instead, which keeps so many states and computes the rest again.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from graphir import walk
-from graphir.axes import AxisRule
 from graphir.batch import RULES, spread
 from graphir.body import Body
-from graphir.control.bodies import batch_body, body_of, close, inline, placeholder, resize, spread_all, zeros
-from graphir.control.factors import Factors
+from graphir.control import retrace, steps
+from graphir.control.bodies import adjoint, batch_body, body_of, close, inline, placeholder, spread_all, zeros
+from graphir.control.factors import joint_rule
+from graphir.control.retrace import Retraced, retraced_of
+from graphir.control.steps import Layout, layout_of
 from graphir.dims import Dim
-from graphir.errors import AttributeValueError, ShapeError
 from graphir.example import Example, Sample
-from graphir.interpret import BoundBody
-from graphir.node import Array, Attrs, Node, Op
-from graphir.ops import arithmetic, layout
+from graphir.node import Attrs, Node, Op, make
+from graphir.ops import arithmetic, layout, transcendental
 from graphir.reverse import backward
 from graphir.types import TensorType
-
-
-@dataclass(frozen=True)
-class Layout:
-    """How a scan's inputs and outputs are divided."""
-
-    body: Body
-    carries: int
-    scanned: int
-    stacked: int
-    length: Dim
-    reverse: bool
-
-    @property
-    def summed(self) -> int:
-        """The number of summed outputs."""
-        return len(self.body.outputs) - self.carries - self.stacked
-
-    def kind(self, output: int) -> str:
-        """What an output is: "final", "stacked", "summed" or "history"."""
-        if output < self.carries:
-            return "final"
-        if output < self.carries + self.stacked:
-            return "stacked"
-        return "summed" if output < len(self.body.outputs) else "history"
-
-    def of(self, output: int) -> Node:
-        """The node of the body whose values the output is made of."""
-        inner = self.body.inputs[output - len(self.body.outputs)] if self.kind(output) == "history" else None
-        return inner or self.body.outputs[output]
-
-    def needed(self, outputs: Sequence[int]) -> tuple[int, ...]:
-        """The carried values that these outputs depend on."""
-        wanted = {k if k < self.carries else k - len(self.body.outputs) for k in outputs if self._carried(k)}
-        inner = [self.body.outputs[k] for k in outputs if self.kind(k) in ("stacked", "summed")]
-        before = -1
-        while len(wanted) != before:
-            before = len(wanted)
-            reached = set(walk.ancestors([*inner, *(self.body.outputs[c] for c in wanted)]))
-            wanted |= {c for c in range(self.carries) if self.body.inputs[c] in reached}
-        return tuple(sorted(wanted))
-
-    def _carried(self, output: int) -> bool:
-        return self.kind(output) in ("final", "history")
-
-
-def layout_of(attrs: dict[str, Any]) -> Layout:
-    """The layout that a node's attributes describe."""
-    return Layout(**{name: value for name, value in attrs.items() if name != "output"})
-
-
-def _infer(*types: TensorType, output: int, **attrs: Any) -> TensorType:
-    plan = layout_of(attrs)
-    body, carried, end = plan.body, plan.carries, plan.carries + plan.scanned
-    if min(plan.carries, plan.scanned, plan.stacked, plan.summed) < 0 or end > len(body.inputs):
-        raise AttributeValueError("the numbers of carried, scanned and stacked values do not fit the body")
-    if not 0 <= output < len(body.outputs) + carried:
-        raise AttributeValueError(f"the scan has no output {output}")
-    given = [t.with_shape(t.shape[1:]) if carried <= k < end and t.rank else t for k, t in enumerate(types)]
-    for k, (found, expected) in enumerate(zip(given, body.input_types, strict=False)):
-        if found != expected:
-            raise ShapeError(f"input {k} of the scan's body is {expected}, but the value given is {found}")
-    if len(types) != len(body.inputs):
-        raise ShapeError(f"the scan's body takes {len(body.inputs)} values, not {len(types)}")
-    for k, t in enumerate(types[carried:end]):
-        if not t.rank or t.shape[0] != plan.length:
-            raise ShapeError(f"scanned value {k} is {t}; its first axis must have the scan's length, {plan.length}")
-    for c in range(carried):
-        if body.output_types[c] != body.input_types[c]:
-            raise ShapeError(
-                f"carried value {c} goes in as {body.input_types[c]} and comes out as {body.output_types[c]}; "
-                "a step must keep its type: cast or reshape it"
-            )
-    inner = plan.of(output).type
-    return inner if plan.kind(output) in ("final", "summed") else inner.with_shape((plan.length, *inner.shape))
-
-
-# ---- evaluation ----
-
-
-def _joint(*arrays: Array, outputs: tuple[int, ...], body: BoundBody, **attrs: Any) -> tuple[Array, ...]:
-    plan = Layout(body.body, **attrs)
-    needed = plan.needed(outputs)
-    made = tuple(k for k in outputs if plan.kind(k) in ("stacked", "summed"))
-    length, end = int(plan.length), plan.carries + plan.scanned
-    carried, scanned, others = list(arrays[: plan.carries]), arrays[plan.carries : end], arrays[end:]
-    results: dict[int, Array] = {}
-    for k in outputs:
-        if plan.kind(k) != "final":
-            inner = plan.of(k).type
-            leading = () if plan.kind(k) == "summed" else (length,)
-            results[k] = np.zeros((*leading, *body.shape(inner)), inner.dtype)
-    history = [(k, k - len(body.body.outputs)) for k in outputs if plan.kind(k) == "history"]
-    for step in range(length - 1, -1, -1) if plan.reverse else range(length):
-        for k, c in history:
-            results[k][step] = carried[c]
-        found = body([*carried, *(x[step] for x in scanned), *others], (*needed, *made))
-        for c, value in zip(needed, found, strict=False):
-            carried[c] = value
-        for k, value in zip(made, found[len(needed) :], strict=True):
-            if plan.kind(k) == "stacked":
-                results[k][step] = value
-            else:
-                results[k] += value
-    return tuple(carried[k] if plan.kind(k) == "final" else results[k] for k in outputs)
-
-
-def _kernel(*arrays: Array, output: int, **attrs: Any) -> Array:
-    return _joint(*arrays, outputs=(output,), **attrs)[0]
-
-
-# ---- cutting ----
-
-
-def _factors(plan: Layout, output: int) -> tuple[Factors, list[Node]]:
-    body, needed = plan.body, plan.needed([output])
-    carried = [body.outputs[c] for c in needed]
-    wanted = [*carried, plan.of(output)]
-    ties = [(body.inputs[c], body.outputs[c]) for c in range(plan.carries)]
-    return Factors([body], [*wanted, *body.outputs], ties), carried
-
-
-def _axes(types: tuple[TensorType, ...], attrs: dict[str, Any]) -> AxisRule:
-    plan, output = layout_of(attrs), int(attrs["output"])
-    factors, carried = _factors(plan, output)
-    inner, kind = plan.of(output), plan.kind(output)
-    parts = factors.partial(carried, carried, inner)
-    if kind in ("stacked", "history") and parts:  # parts of every slice: a partial sum all the same
-        parts = frozenset(parts)
-    inputs = [
-        ("t", *factors.names(node)) if plan.carries <= k < plan.carries + plan.scanned else factors.names(node)
-        for k, node in enumerate(plan.body.inputs)
-    ]
-    own = factors.names(inner)
-    out = ("t", *own) if kind in ("stacked", "history") else own
-    summed = {factors.names(node)[axis] for node, axis in parts}
-    seen = {name for axes in inputs for name in axes}
-    whole = factors.whole_names() | {name for name in seen if name not in out and name not in summed and name != "t"}
-    if carried or kind == "final" or (kind == "summed" and summed):
-        whole |= {"t"}
-    combine = "sum" if summed or kind == "summed" else None
-    return AxisRule(tuple(inputs), out, combine, frozenset(whole))
-
-
-def _local(node: Node, inputs: tuple[Node, ...]) -> Attrs:
-    attrs = dict(node.attrs)
-    plan = layout_of(attrs)
-    factors, _ = _factors(plan, attrs["output"])
-    end = plan.carries + plan.scanned
-    shapes = [i.type.shape[1:] if plan.carries <= k < end else i.type.shape for k, i in enumerate(inputs)]
-    types = [n.type.with_shape(shape) for n, shape in zip(plan.body.inputs, shapes, strict=True)]
-    body = resize(plan.body, types, factors.sizes_for(plan.body.inputs, shapes))
-    lengths = [i.type.shape[0] for i in inputs[plan.carries : end]]
-    attrs.update(body=body, length=lengths[0] if lengths else plan.length)
-    return tuple(sorted(attrs.items()))
-
 
 # ---- making scans ----
 
@@ -194,12 +38,12 @@ def scan_nodes(
     summed: Sequence[Node],
     length: Dim,
     reverse: bool,
-    wanted: Sequence[int] | None = None,
+    checkpoints: int,
 ) -> list[Node]:
-    """The outputs of a scan. carried: (placeholder, first value, next value); scanned: (placeholder, array).
+    """The outputs of a scan but the history. carried: (placeholder, first value, next value).
 
-    stacked, summed: values of a step. Anything else that they depend on is passed in as it is.
-    wanted: the numbers of outputs to make, by default all but the history.
+    scanned: (placeholder, array). stacked, summed: values of a step. Anything else that they depend on is passed in
+    as it is.
     """
     results = [*(after for _, _, after in carried), *stacked, *summed]
     used = set(walk.ancestors(results))
@@ -207,12 +51,8 @@ def scan_nodes(
     placeholders = [*(p for p, _, _ in carried), *(p for p, _ in scanned)]
     body, captured = close(placeholders, results)
     inputs = [*(first for _, first, _ in carried), *(array for _, array in scanned), *captured]
-    outputs = range(len(results)) if wanted is None else wanted
-    attrs = {
-        "body": body, "carries": len(carried), "scanned": len(scanned), "stacked": len(stacked),
-        "length": length, "reverse": reverse,
-    }  # fmt: skip
-    return [scan(*inputs, **attrs, output=k) for k in outputs]
+    plan = Layout(body, len(carried), len(scanned), len(stacked), length, reverse, checkpoints)
+    return [scan(*inputs, **plan.attrs(), output=k) for k in range(len(results))]
 
 
 # ---- derivatives ----
@@ -276,7 +116,6 @@ class _Adjoint:
             for k, ct in self.given.items()
             if k >= count
         ]
-        scanned += [(self.here[c], scan(*self.inputs, **self.attrs, output=count + c)) for c in range(plan.carries)]
         scanned += list(zip(self.here[plan.carries : end], self.inputs[plan.carries : end], strict=True))
         slices = [k for k in range(plan.carries, end) if found[k] is not None]
         others = [k for k in range(end, len(self.inputs)) if found[k] is not None]
@@ -284,14 +123,41 @@ class _Adjoint:
         outer |= {seeds[k]: ct for k, ct in self.given.items() if plan.kind(k) == "summed"}
         results = self._outside([after for _, _, after in carried] + [found[k] for k in (*slices, *others)], outer)
         split = len(carried)
-        nodes = scan_nodes(
+        nodes = self._nodes(
             [(p, first, after) for (p, first, _), after in zip(carried, results, strict=False)],
-            scanned, results[split : split + len(slices)], results[split + len(slices) :], plan.length, not plan.reverse,
+            scanned, results[split : split + len(slices)], results[split + len(slices) :],
         )  # fmt: skip
         pulled: list[Node | None] = [None] * len(self.inputs)
         for k, node in zip([*active, *slices, *others], nodes, strict=True):
             pulled[k] = node
         return pulled
+
+    def _nodes(
+        self,
+        carried: list[tuple[Node, Node, Node]],
+        scanned: list[tuple[Node, Node]],
+        stacked: list[Node],
+        summed: list[Node],
+    ) -> list[Node]:
+        plan, results = self.plan, [*(after for _, _, after in carried), *stacked, *summed]
+        used = set(walk.ancestors(results))
+        scanned = [(p, array) for p, array in scanned if p in used]
+        histories = [len(plan.body.outputs) + c for c in range(plan.carries) if self.here[c] in used]
+        if not plan.checkpoints or not histories:
+            read = [(self.here[plan.state(k)], scan(*self.inputs, **self.attrs, output=k)) for k in histories]
+            scanned = [*read, *scanned]
+            return scan_nodes(carried, scanned, stacked, summed, plan.length, not plan.reverse, plan.checkpoints)
+        states, rest = plan.needed(histories), plan.body.inputs[plan.carries :]
+        ahead = body_of([*(plan.body.inputs[c] for c in states), *rest], [plan.body.outputs[c] for c in states])
+        placeholders = [*(p for p, _, _ in carried), *(p for p, _ in scanned), *(self.here[c] for c in states)]
+        body, captured = close(placeholders, results)
+        retraced = Retraced(
+            body, ahead, len(carried), len(scanned), len(stacked), plan.length, not plan.reverse,
+            len(states), plan.scanned, plan.checkpoints,
+        )  # fmt: skip
+        inputs = [*(first for _, first, _ in carried), *(array for _, array in scanned), *captured]
+        inputs += [*(self.inputs[c] for c in states), *self.inputs[plan.carries :]]
+        return [retraced_scan(*inputs, **retraced.attrs(), output=k) for k in range(len(results))]
 
     def _outside(self, results: list[Any], outer: dict[Node, Node]) -> list[Node]:
         """The results with the stand-ins of what does not change from step to step replaced by the values."""
@@ -308,36 +174,102 @@ class _Adjoint:
 
 
 def _batch(node: Node, inputs: tuple[Node, ...], grown: tuple[bool, ...], size: Dim) -> Node:
-    attrs = dict(node.attrs)
-    plan, output = layout_of(attrs), attrs["output"]
+    plan, output = layout_of(dict(node.attrs)), node.attr("output")
+    more, body, wide = _batched_body(plan.body, plan.carries, grown, size)
+    end = plan.carries + plan.scanned
+    given = [_given(*pair, plan.carries <= k < end, size) for k, pair in enumerate(_pairs(node, inputs, more))]
+    result = scan(*given, **{**plan.attrs(), "body": body}, output=output)
+    if [*wide, *more[: plan.carries]][output] and plan.kind(output) in ("stacked", "history"):
+        result = _swapped(result)
+    return spread(result, size, node)
+
+
+def _batch_retraced(node: Node, inputs: tuple[Node, ...], grown: tuple[bool, ...], size: Dim) -> Node:
+    plan, output = retraced_of(dict(node.attrs)), node.attr("output")
+    own, others, given = plan.split(grown)
+    ahead, forward, _ = _batched_body(plan.forward, plan.states, given, size)
+    back, body, wide = _batched_body(plan.body, plan.carries, [*own, *ahead[: plan.states], *others], size)
+    start = plan.carries + plan.scanned
+    more = [*back[:start], *others, *ahead]
+    sliced = {*range(plan.carries, start)}
+    first = start + len(others) + plan.states
+    sliced |= {*range(first, first + plan.sliced)}
+    values = [_given(*pair, k in sliced, size) for k, pair in enumerate(_pairs(node, inputs, more))]
+    result = retraced_scan(*values, **{**plan.attrs(), "body": body, "forward": forward}, output=output)
+    return spread(_swapped(result) if wide[output] and plan.back.kind(output) == "stacked" else result, size, node)
+
+
+def _batched_body(body: Body, carries: int, grown: Sequence[bool], size: Dim) -> tuple[list[bool], Body, list[bool]]:
+    """Which inputs are batched when carried values keep their types, the batched body, and which outputs are."""
     more = list(grown)
     while True:
-        own, outs = batch_body(plan.body, more, size)
-        wider = [image.type.rank > old.type.rank for image, old in zip(outs, plan.body.outputs, strict=True)]
-        new = [m or (k < plan.carries and wider[k]) for k, m in enumerate(more)]
+        own, outs = batch_body(body, more, size)
+        wider = [image.type.rank > old.type.rank for image, old in zip(outs, body.outputs, strict=True)]
+        new = [m or (k < carries and wider[k]) for k, m in enumerate(more)]
         if new == more:
             break
         more = new
-    wide_outputs = [*(more[: plan.carries]), *wider[plan.carries :]]
-    body = body_of(own, spread_all(outs, plan.body.outputs, wide_outputs, size))
-    given = []
-    for k, (new_input, old) in enumerate(zip(inputs, node.inputs, strict=True)):
-        value = spread(new_input, size, old) if more[k] else new_input
-        if more[k] and plan.carries <= k < plan.carries + plan.scanned:
-            value = _swapped(value)
-        given.append(value)
-    result = scan(*given, **{**attrs, "body": body})
-    wide = [*wide_outputs, *more[: plan.carries]][output]
-    if wide and plan.kind(output) in ("stacked", "history"):
-        result = _swapped(result)
-    return spread(result, size, node)
+    wide = [*more[:carries], *wider[carries:]]
+    return more, body_of(own, spread_all(outs, body.outputs, wide, size)), wide
+
+
+def _pairs(node: Node, inputs: Sequence[Node], more: Sequence[bool]) -> list[tuple[Node, Node, bool]]:
+    return list(zip(inputs, node.inputs, more, strict=True))
+
+
+def _given(new: Node, old: Node, more: bool, sliced: bool, size: Dim) -> Node:
+    if not more:
+        return new
+    value = spread(new, size, old)
+    return _swapped(value) if sliced else value
 
 
 def _swapped(node: Node) -> Node:
     return layout.permute(node, axes=(1, 0, *range(2, node.type.rank)))
 
 
-RULES["scan"] = _batch
+RULES |= {"scan": _batch, "retraced_scan": _batch_retraced}
+
+
+# ---- the plain form of a retraced scan ----
+
+
+def _plain(inputs: Sequence[Node], attrs: dict[str, Any]) -> list[Node]:
+    """All outputs of a retraced scan as those of a scan over the other's history."""
+    plan = retraced_of(attrs)
+    own, others, given = plan.split(inputs)
+    states = [scan(*given, **plan.ahead.attrs(), output=plan.history(c)) for c in range(plan.states)]
+    values = [*own, *states, *others]
+    return [scan(*values, **plan.back.attrs(), output=k) for k in range(len(plan.body.outputs))]
+
+
+def _plain_body(types: Sequence[TensorType], attrs: dict[str, Any]) -> Body:
+    inputs = [placeholder(str(k), type_) for k, type_ in enumerate(types)]
+    return body_of(inputs, _plain(inputs, attrs))
+
+
+def _vjp_retraced(cotangents: dict[int, Node], *inputs: Node, **attrs: Any) -> list[Node | None]:
+    here, seeds, pulled = adjoint(_plain_body([node.type for node in inputs], attrs), list(cotangents))
+    found = [node for node in pulled if node is not None]
+    values = dict(zip([*here, *seeds], [*inputs, *cotangents.values()], strict=True))
+    image = walk.substitute(walk.ancestors(found), values)
+    return [None if node is None else image[node] for node in pulled]
+
+
+def _local_retraced(node: Node, inputs: tuple[Node, ...]) -> Attrs:
+    attrs = dict(node.attrs)
+    plan, output = retraced_of(attrs), attrs["output"]
+    own, others, given = plan.split(inputs)
+    plain = _plain(node.inputs, attrs)[output]
+    start = plan.carries + plan.scanned
+    states = [
+        make(scan, tuple(given), steps.local(state, tuple(given)))
+        for state in plain.inputs[start : start + plan.states]
+    ]
+    back = dict(steps.local(plain, (*own, *states, *others)))
+    forward = dict(states[0].attrs)["body"]
+    attrs.update(body=back["body"], forward=forward, length=back["length"])
+    return tuple(sorted(attrs.items()))
 
 
 # ---- the op ----
@@ -357,23 +289,56 @@ def _example_body() -> Body:
 
 
 _SAMPLES = (Sample((2,)), Sample((2,)), Sample((3, 2)), Sample((2,), low=-1, high=1))
-_ATTRS = {"body": _example_body(), "carries": 2, "scanned": 1, "stacked": 1, "length": 3}
+_BODY = _example_body()
+_ATTRS = {"body": _BODY, "carries": 2, "scanned": 1, "stacked": 1, "length": 3, "checkpoints": 0}
+_KINDS = {
+    "body": "graph", "carries": "int", "scanned": "int", "stacked": "int", "length": "dim", "reverse": "bool",
+    "checkpoints": "int", "output": "int",
+}  # fmt: skip
 
 scan: Op = Op(
     "scan",
     "A body applied to slices one after the other, with carried values; `output` says which of its values.",
     arity=None,
-    attrs={
-        "body": "graph", "carries": "int", "scanned": "int", "stacked": "int", "length": "dim", "reverse": "bool",
-        "output": "int",
-    },
-    infer=_infer,
-    kernel=_kernel,
-    joint=_joint,
+    attrs=_KINDS,
+    infer=steps.infer,
+    kernel=steps.kernel,
+    joint=steps.joint,
     vjp=_vjp,
-    axes=_axes,
-    local=_local,
+    axes=steps.axes,
+    local=steps.local,
     examples=tuple(
         Example(_SAMPLES, {**_ATTRS, "reverse": back, "output": output}) for output in range(6) for back in (False, True)
     ),
 )  # fmt: skip
+
+
+def _retraced_example() -> Retraced:
+    """The body above goes back along the states of: h, x, w -> sin(h) * w + x"""
+    h, x, w = (placeholder(name, TensorType(np.dtype("float64"), (2,))) for name in ("rh", "rx", "rw"))
+    forward = body_of([h, x, w], [arithmetic.add(arithmetic.multiply(transcendental.sin(h), w), x)])
+    own = [placeholder(f"r{k}", node.type) for k, node in enumerate(_BODY.inputs)]
+    state = placeholder("rs", TensorType(np.dtype("float64"), (2,)))
+    outputs = inline(_BODY, own)
+    results = [*outputs[:2], arithmetic.multiply(outputs[2], state), outputs[3]]
+    return Retraced(body_of([*own[:3], state, own[3]], results), forward, 2, 1, 1, 3, True, 1, 1, 1)
+
+
+retraced_scan: Op = Op(
+    "retraced_scan",
+    "A scan over slices and over the states of another scan, most of which are computed again instead of kept.",
+    arity=None,
+    attrs={**_KINDS, "forward": "graph", "states": "int", "sliced": "int"},
+    infer=retrace.infer,
+    kernel=lambda *arrays, output, **attrs: retrace.joint(*arrays, outputs=(output,), **attrs)[0],
+    joint=retrace.joint,
+    vjp=_vjp_retraced,
+    axes=lambda types, attrs: joint_rule((_plain_body(types, attrs),), attrs["output"])[1],
+    local=_local_retraced,
+    examples=tuple(
+        Example(
+            (*_SAMPLES, Sample((2,)), Sample((3, 2)), Sample((2,))), {**_retraced_example().attrs(), "output": output}
+        )
+        for output in range(4)
+    ),
+)
