@@ -17,6 +17,7 @@ from graphir.errors import BindError, FormatError
 from graphir.expr import FUNCTIONS, Expr
 from graphir.node import Array
 from graphir.onnx.contents import Knowledge
+from graphir.onnx.variables import Variables
 
 Result: TypeAlias = "Expr | Sequence[Expr | None]"
 Rule: TypeAlias = "Callable[[Call], Result]"
@@ -42,6 +43,10 @@ class Reader(Protocol):
     """What a rule may ask of the importer."""
 
     knowledge: Knowledge
+    variables: Variables
+
+    def named(self, name: str) -> Expr:
+        """A value that an attribute names."""
 
     def tensor(self, proto: TensorProto) -> Array:
         """The array of a tensor."""

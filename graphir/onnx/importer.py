@@ -24,6 +24,7 @@ from graphir.onnx.contents import Knowledge
 from graphir.onnx.dtypes import attribute_value
 from graphir.onnx.model_file import DEFAULT_DOMAINS, Limits, ModelFile, open_model, opset_versions
 from graphir.onnx.scope import Scope, input_expr, missing
+from graphir.onnx.variables import Variables
 from graphir.origin import Origin
 from graphir.products import element_count
 from graphir.walk import ancestors
@@ -52,6 +53,7 @@ class Importer:
     def __init__(self, file: ModelFile) -> None:
         self.file = file
         self.knowledge = Knowledge()
+        self.variables = Variables(file.model)
         self.opsets = file.opsets()
         self.functions = {(_domain(f), f.name): f for f in file.model.functions}
         self.scope = Scope(None, 0)
@@ -68,11 +70,11 @@ class Importer:
         leaves = []
         for info in proto.input:
             if info.name in bind:
-                self.scope.add(info.name, array.constant(np.asarray(bind[info.name])))
+                self._name(info.name, array.constant(np.asarray(bind[info.name])))
             elif info.name not in fixed:
                 leaves.append(input_expr(info))
                 self.scope.add(info.name, leaves[-1])
-        found = self._body(proto)
+        found = self.variables.resolved(self._body(proto))
         names = [info.name for info in proto.output]
         if len(set(names)) < len(names):
             raise FormatError("two outputs of the model have the same name; export the model again")
@@ -96,10 +98,20 @@ class Importer:
         outer = self.scope
         self.scope = self._inner(outer)
         for info, value in zip(graph.input, inputs, strict=True):
-            self.scope.add(info.name, value)
+            self._name(info.name, value)
         found = self._body(graph)
         self.scope = outer
         return found
+
+    def named(self, name: str) -> Expr:
+        """A value that an attribute names."""
+        value = self.scope.find(name)
+        if value is None:
+            raise FormatError(f"an attribute names {name!r}, which no operator before makes; export the model again")
+        return value
+
+    def _name(self, name: str, value: Expr | None) -> None:
+        self.scope.add(name, self.variables.stand_in(name, value))
 
     def _inner(self, outer: Scope | None) -> Scope:
         depth = self.scope.depth + 1
@@ -113,7 +125,7 @@ class Importer:
             raise FormatError("sparse initialisers are not supported; export the model with dense ones")
         for proto in graph.initializer:
             if proto.name not in self.scope.values:
-                self.scope.add(proto.name, array.constant(self.tensor(proto)))
+                self._name(proto.name, array.constant(self.tensor(proto)))
         self._operators(graph.node, self.opsets, {})
         found = [(info.name, self.scope.find(info.name)) for info in graph.output]
         absent = [name for name, value in found if value is None]
@@ -150,7 +162,7 @@ class Importer:
             results = [*results, *[None] * (len(node.output) - len(results))]
         for name, value in zip(node.output, results, strict=False):
             if name:
-                self.scope.add(name, None if value is None else self._settled(value, folds))
+                self._name(name, None if value is None else self._settled(value, folds))
 
     def _input(self, name: str, nodes: Sequence[NodeProto]) -> Expr | None:
         """A value by name; None for an optional one that was left out further up."""
@@ -186,7 +198,7 @@ class Importer:
         outer = self.scope
         self.scope = self._inner(None)
         for position, name in enumerate(function.input):
-            self.scope.add(name, inputs[position] if position < len(inputs) else None)
+            self._name(name, inputs[position] if position < len(inputs) else None)
         defaults = {proto.name: proto for proto in function.attribute_proto}
         opsets = {**self.opsets, **opset_versions(function.opset_import)}
         self._operators(function.node, opsets, {**defaults, **given})

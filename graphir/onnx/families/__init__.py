@@ -16,6 +16,7 @@ from graphir.onnx.families import (
     reduction,
     shapes,
     slicing,
+    training,
 )
 
 __all__ = [
@@ -34,4 +35,5 @@ __all__ = [
     "reduction",
     "shapes",
     "slicing",
+    "training",
 ]
