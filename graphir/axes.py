@@ -46,12 +46,19 @@ class AxisRule:
         return self.output.index(factor) if factor in self.output else None
 
     def work(self, input_shapes: Sequence[tuple[int, ...]], output_shape: tuple[int, ...]) -> int:
-        """The number of index points that the operation visits: the product of its factors' sizes."""
+        """The number of index points that the operation visits: the product of its factors' sizes.
+
+        A whole factor of one operand alone indexes elements that are moved (concat, take), so it does not multiply
+        the others; then the largest operand counts if it has more elements.
+        """
+        operands = (*self.inputs, self.output)
         sizes: dict[str, int] = {}
-        for axes, shape in zip((*self.inputs, self.output), (*input_shapes, output_shape), strict=True):
+        for axes, shape in zip(operands, (*input_shapes, output_shape), strict=True):
             for factor, size in zip(axes, shape, strict=True):
                 sizes[factor] = max(sizes.get(factor, 0), size)
-        return prod(sizes.values())
+        moved = {f for f in self.whole if sum(f in axes for axes in operands) == 1}
+        looped = prod(size for factor, size in sizes.items() if factor not in moved)
+        return max(looped, *(prod(sizes[f] for f in axes) for axes in operands)) if moved else looped
 
 
 @functools.lru_cache(maxsize=4096)

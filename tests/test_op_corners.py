@@ -18,6 +18,12 @@ CASES: dict[str, tuple[Callable[[Any], Any], Callable[[Any], Any], list[float]]]
     "prod with two zeros": (lambda x: gi.prod(x), jnp.prod, [2.0, 0.0, 0.0]),
     "logsumexp with -inf": (lambda x: gi.logsumexp(x), jax.scipy.special.logsumexp, [-INF, 1.0, 2.0]),
     "maximum at a tie": (lambda x: gi.sum(gi.maximum(x, 1.0)), lambda x: jnp.sum(jnp.maximum(x, 1.0)), [0.0, 1.0, 2.0]),
+    "minimum at a tie": (lambda x: gi.sum(gi.minimum(1.0, x)), lambda x: jnp.sum(jnp.minimum(1.0, x)), [0.0, 1.0, 2.0]),
+    "maximum of infinities": (
+        lambda x: gi.sum(gi.maximum(x, INF)),
+        lambda x: jnp.sum(jnp.maximum(x, INF)),
+        [-INF, 1.0, INF],
+    ),
     "max with ties": (lambda x: gi.max(x), jnp.max, [3.0, 1.0, 3.0]),
     "min with ties": (lambda x: gi.min(x), jnp.min, [1.0, 1.0, 3.0]),
     "softmax of large values": (
@@ -60,3 +66,15 @@ def test_powers_to_the_third_derivative(base: float, exponent: float) -> None:
         found = gi.evaluate(gi.Graph({"d": derivative}, inputs=[x]), {"base": base})["d"]
         expected = exact * base**power if exact else 0.0
         np.testing.assert_allclose(found, expected, rtol=1e-13, err_msg=f"order {order}")
+
+
+@pytest.mark.parametrize("function", [gi.maximum, gi.minimum])
+def test_neither_value_wins_beside_a_nan(function: Callable[[gi.Expr, gi.Expr], gi.Expr]) -> None:
+    x, y = gi.input("x", (3,)), gi.input("y", (3,))
+    value = function(x, y)
+    dx, dy = gi.grad(gi.sum(value), [x, y])
+    nan = float("nan")
+    out = gi.evaluate(gi.Graph({"v": value, "dx": dx, "dy": dy}), {"x": [nan, 1.0, nan], "y": [1.0, nan, nan]})
+    assert np.isnan(out["v"]).all()
+    assert not out["dx"].any()
+    assert not out["dy"].any()

@@ -103,6 +103,12 @@ def _extreme(w: Writer, node: Node, x: str, y: str) -> str:
     return through(w, dtype, via, "Max" if node.op.name == "maximum" else "Min", x, y)
 
 
+@writes("tie_share")
+def _tie_share(w: Writer, node: Node, x: str, y: str) -> str:
+    zero, half, one = (w.constant(value, node.type.dtype) for value in (0, 0.5, 1))
+    return w.emit("Where", w.emit("Greater", x, y), one, w.emit("Where", w.emit("Equal", x, y), half, zero))
+
+
 @writes("floor", "ceil")
 def _floor(w: Writer, node: Node, x: str) -> str:
     op = ("Floor" if node.op.name == "floor" else "Ceil") if node.type.dtype.kind == "f" else "Identity"

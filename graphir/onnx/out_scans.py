@@ -36,6 +36,23 @@ def _recurrence(w: Writer, node: Node, factors: str, terms: str) -> str:
     return _scan(w, node, factors, terms, 0)
 
 
+@writes("delayed_recurrence")
+def _delayed_recurrence(w: Writer, node: Node, factors: str, terms: str) -> str:
+    return _scan(w, node, _delayed(w, node, factors, 0), terms, 0)
+
+
+@writes("delay")
+def _delay(w: Writer, node: Node, x: str) -> str:
+    return _delayed(w, node, x, node.attr("first"))
+
+
+def _delayed(w: Writer, node: Node, x: str, first: int) -> str:
+    """One more element in front, and the last one cut off."""
+    axis, shape, dtype = node.attr("axis"), node.type.shape, node.type.dtype
+    longer = w.emit("Concat", w.fill(first, dtype, (*shape[:axis], 1, *shape[axis + 1 :])), x, axis=axis)
+    return w.emit("Slice", longer, w.ints([0]), w.vector([shape[axis]]), w.ints([axis]))
+
+
 @writes("cumulative_prod")
 def _cumulative_prod(w: Writer, node: Node, x: str) -> str:
     """The recurrence begun with 1 and without terms."""

@@ -4,10 +4,9 @@ from typing import Any
 
 import numpy as np
 
-from graphir.node import Node, Op, Rule
+from graphir.node import Array, Op, Rule
 from graphir.ops.layout import fill_like
 from graphir.ops.rules import FLOATS, NUMBERS, elementwise_axes, floats, pointwise, samples
-from graphir.ops.select import equal, greater, where
 
 _ANY = (-2.0, 2.0)
 _POSITIVE = (0.3, 2.0)
@@ -110,17 +109,27 @@ nextafter: Op = elementwise(
 )
 
 
-def _share(ct: Node, winner: Node, loser: Node) -> Node:
-    """ct where winner > loser, half of it where they are equal, else zero."""
-    half = where(equal(winner, loser), multiply(ct, fill_like(ct, 0.5)), fill_like(ct, 0))
-    return where(greater(winner, loser), ct, half)
+def _tie_share_kernel(x: Array, y: Array) -> Array:
+    tied = np.multiply(np.equal(x, y), x.dtype.type(0.5), dtype=x.dtype)
+    return np.asarray(np.add(np.greater(x, y), tied, dtype=x.dtype))
 
 
+tie_share: Op = elementwise(
+    "tie_share",
+    "The part of the larger of x and y that is x's: 1 where x > y, 0.5 where they are equal, else 0, also beside a NaN.",
+    _tie_share_kernel,
+    _STEP,
+    _ANY,
+    _ANY,
+)
 maximum: Op = elementwise(
     "maximum",
     "The larger of x and y; NaN if either is. Where they are equal each gets half of the derivative.",
     np.maximum,
-    (lambda ct, out, x, y: _share(ct, x, y), lambda ct, out, x, y: _share(ct, y, x)),
+    (
+        lambda ct, out, x, y: multiply(ct, tie_share(x, y)),
+        lambda ct, out, x, y: multiply(ct, tie_share(y, x)),
+    ),
     _ANY,
     _ANY,
     kinds=NUMBERS,
@@ -129,7 +138,10 @@ minimum: Op = elementwise(
     "minimum",
     "The smaller of x and y; NaN if either is. Where they are equal each gets half of the derivative.",
     np.minimum,
-    (lambda ct, out, x, y: _share(ct, y, x), lambda ct, out, x, y: _share(ct, x, y)),
+    (
+        lambda ct, out, x, y: multiply(ct, tie_share(y, x)),
+        lambda ct, out, x, y: multiply(ct, tie_share(x, y)),
+    ),
     _ANY,
     _ANY,
     kinds=NUMBERS,

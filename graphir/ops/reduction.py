@@ -7,7 +7,7 @@ import numpy as np
 from graphir.axes import AxisRule
 from graphir.example import Example, Sample
 from graphir.node import Array, Node, Op, Rule
-from graphir.ops.arithmetic import divide, multiply, subtract
+from graphir.ops.arithmetic import divide, multiply, subtract, tie_share
 from graphir.ops.layout import (
     element_count,
     infer_reduction,
@@ -20,7 +20,7 @@ from graphir.ops.layout import (
 )
 from graphir.ops.rules import NUMBERS, letters, need_axis, need_kind
 from graphir.ops.scans import other_products
-from graphir.ops.select import cast, equal, stop_gradient
+from graphir.ops.select import stop_gradient
 from graphir.ops.transcendental import exp, finite_or_zero
 from graphir.types import INT64, TensorType
 
@@ -49,9 +49,9 @@ def _reduction(name: str, doc: str, kernel: Rule, combine: str, kinds: str, vjp:
 
 
 def _extremum_vjp(ct: Node, out: Node, x: Node, *, axes: tuple[int, ...]) -> Node:
-    """Shared evenly among the elements that are extremal."""
-    winners = cast(equal(x, spread(out, x, axes)), dtype=x.type.dtype.name)
-    return multiply(spread(divide(ct, reduce_sum(winners, axes=axes)), x, axes), winners)
+    """Shared evenly among the elements that are extremal, which tie with the result."""
+    shares = tie_share(x, spread(out, x, axes)) if out.op is reduce_max else tie_share(spread(out, x, axes), x)
+    return multiply(spread(divide(ct, reduce_sum(shares, axes=axes)), x, axes), shares)
 
 
 def _prod_vjp(ct: Node, out: Node, x: Node, *, axes: tuple[int, ...]) -> Node:
