@@ -61,13 +61,13 @@ def nearest(places: Array, mode: str) -> Array:
             whole = np.ceil(places)
         case _:
             raise AttributeValueError(f"Resize has no nearest_mode {mode!r}; export the model again")
-    found: Array = whole.astype(np.int64)
-    return found
+    return whole.astype(np.int64)
 
 
 def linear(x: Array) -> Array:
     """The hat function."""
-    return np.maximum(1 - np.abs(x), 0)
+    found: Array = np.maximum(1 - np.abs(x), 0)
+    return found
 
 
 def cubic(x: Array, a: float) -> Array:
