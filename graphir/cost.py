@@ -1,11 +1,15 @@
 """Counting operations: the floating-point work of a graph by its ops' axis rules and costs, without running it."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from math import prod
+from typing import Any
 
 from graphir import dims, walk
 from graphir.body import Body
+from graphir.control.retrace import retraced_of
+from graphir.control.scan import retraced_scan, scan
 from graphir.control.schedule import forward_steps
+from graphir.control.steps import layout_of
 from graphir.graph import Graph
 from graphir.node import Node
 
@@ -22,17 +26,33 @@ def _total(nodes: Iterable[Node], sizes: Mapping[str, int]) -> int:
     nodes = list(nodes)
     groups = walk.siblings(nodes)
     later = {node for group in groups.values() for node in group[1:]}  # evaluated with the first
-    return sum(node_operations(node, sizes) for node in nodes if node not in later)
+    return sum(
+        _control_operations(groups[node], sizes) if node in groups else node_operations(node, sizes)
+        for node in nodes
+        if node not in later
+    )
 
 
-def _control_operations(node: Node, sizes: Mapping[str, int]) -> int:
-    """The dearest body, as often as it is repeated; one without a known length counts once."""
-    attrs = dict(node.attrs)
+def _control_operations(group: Sequence[Node], sizes: Mapping[str, int]) -> int:
+    """What is evaluated of the dearest body, as often as it is repeated; without a known length it counts once."""
+    attrs = dict(group[0].attrs)
+    wanted = _evaluated(group, attrs)
+    bodies = {name: body for name, body in attrs.items() if isinstance(body, Body)}
+    ahead = bodies.pop("forward", None)  # the states that a retraced scan computes again
     length = dims.evaluate(attrs.get("length", 1), sizes)
-    counts = {name: _total(body.nodes, sizes) for name, body in attrs.items() if isinstance(body, Body)}
-    ahead = counts.pop("forward", 0)  # of a retraced scan
-    again = forward_steps(length, attrs["checkpoints"]) * ahead if ahead else 0
-    return length * max(counts.values()) + again
+    again = 0 if ahead is None else forward_steps(length, attrs["checkpoints"]) * _total(ahead.nodes, sizes)
+    once = (
+        _total(walk.ancestors([body.outputs[k] for k in wanted if k < len(body.outputs)]), sizes)
+        for body in bodies.values()
+    )
+    return length * max(once) + again
+
+
+def _evaluated(group: Sequence[Node], attrs: Mapping[str, Any]) -> Sequence[int]:
+    outputs = [node.attr("output") for node in group]
+    if group[0].op is scan:
+        return layout_of(dict(attrs)).evaluated(outputs)
+    return retraced_of(dict(attrs)).back.evaluated(outputs) if group[0].op is retraced_scan else outputs
 
 
 def node_operations(node: Node, sizes: Mapping[str, int]) -> int:
@@ -40,7 +60,7 @@ def node_operations(node: Node, sizes: Mapping[str, int]) -> int:
     if node.op.cheap:
         return 0
     if any(kind == "graph" for kind in node.op.attrs.values()):
-        return _control_operations(node, sizes)
+        return _control_operations((node,), sizes)
     rule = node.op.axis_rule(tuple(source.type for source in node.inputs), node.attrs)
     out = node.type.bind(sizes)
     points = prod(out) if rule is None else rule.work([i.type.bind(sizes) for i in node.inputs], out)

@@ -66,6 +66,10 @@ class Layout:
             wanted |= {c for c in range(self.carries) if self.body.inputs[c] in reached}
         return tuple(sorted(wanted))
 
+    def evaluated(self, outputs: Sequence[int]) -> tuple[int, ...]:
+        """The outputs of the body that a step computes for these outputs."""
+        return (*self.needed(outputs), *(k for k in outputs if self.kind(k) in ("stacked", "summed")))
+
     def _carried(self, output: int) -> bool:
         return self.kind(output) in ("final", "history")
 
@@ -122,8 +126,8 @@ class Run:
 
     def __init__(self, plan: Layout, body: BoundBody, carried: Sequence[Array], outputs: tuple[int, ...]) -> None:
         self._plan, self._body, self._outputs = plan, body, outputs
+        self._evaluated = plan.evaluated(outputs)
         self._needed = plan.needed(outputs)
-        self._made = tuple(k for k in outputs if plan.kind(k) in ("stacked", "summed"))
         self._history = [(k, plan.state(k)) for k in outputs if plan.kind(k) == "history"]
         self._carried, self._results = list(carried), {k: self._empty(k) for k in outputs if plan.kind(k) != "final"}
 
@@ -136,10 +140,11 @@ class Run:
         """Apply the body to the carried values and the `rest` of its inputs; `at` is the number of the slice."""
         for k, c in self._history:
             self._results[k][at] = self._carried[c]
-        found = self._body([*self._carried, *rest], (*self._needed, *self._made))
+        found = self._body([*self._carried, *rest], self._evaluated)
         for c, value in zip(self._needed, found, strict=False):
             self._carried[c] = value
-        for k, value in zip(self._made, found[len(self._needed) :], strict=True):
+        first = len(self._needed)
+        for k, value in zip(self._evaluated[first:], found[first:], strict=True):
             if self._plan.kind(k) == "stacked":
                 self._results[k][at] = value
             else:
