@@ -1,7 +1,8 @@
 """jvp, jacobian and hessian: symbolic, built from reverse mode and batching, without loops over rows.
 
 jvp is reverse over reverse ("double backward", Townsend 2017): the vjp is linear in its cotangent, and the vjp of
-that linear map is the jvp. A jacobian is the vjp batched over the rows of an identity.
+that linear map is the jvp. Forward rules give no smaller graphs (docs/performance.md). A jacobian is the vjp batched
+over the rows of an identity.
 """
 
 import itertools

@@ -61,7 +61,8 @@ class Op:
     cost: floating-point operations per index point of the axis rule.
     joint: for an op with several outputs, of which the attribute `output` names one: applications that differ in
     `output` alone are evaluated together by joint(*arrays, outputs=(...), **attrs) -> tuple, and differentiated
-    together by vjp({output: ct}, *inputs, **attrs) -> a cotangent or None for each input.
+    together by vjp({output: ct}, wanted, *inputs, **attrs) -> a cotangent or None for each input; only those of the
+    positions in `wanted` are used.
     local(node, inputs) -> Attrs: the attributes for inputs of other sizes along a factor that is cut.
     """
 

@@ -113,7 +113,8 @@ def _pass_jointly(node: Node, cotangents: dict[int, Node], active: set[Node], pe
     vjp = node.op.vjp
     if isinstance(vjp, str | tuple):
         return
-    for source, contribution in zip(node.inputs, vjp(cotangents, *node.inputs, **attrs), strict=True):
+    wanted = frozenset(k for k, source in enumerate(node.inputs) if source in active)
+    for source, contribution in zip(node.inputs, vjp(cotangents, wanted, *node.inputs, **attrs), strict=True):
         if source in active and contribution is not None:
             _accumulate(pending, source, contribution)
 

@@ -1,6 +1,6 @@
 """Making bodies: from placeholders and results, batched, for inputs of other sizes, and their adjoints."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from graphir import walk
 from graphir.batch import batched, spread
@@ -90,13 +90,15 @@ def inline(body: Body, values: Sequence[Node]) -> list[Node]:
     return [image[node] for node in body.outputs]
 
 
-def adjoint(body: Body, given: Sequence[int]) -> tuple[list[Node], list[Node], list[Node | None]]:
-    """Stand-ins for the inputs and for the cotangents of the `given` outputs, and the cotangents of the inputs."""
+def adjoint(
+    body: Body, given: Sequence[int], wanted: Collection[int]
+) -> tuple[list[Node], list[Node], list[Node | None]]:
+    """Stand-ins for the inputs and for the cotangents of the `given` outputs, and the cotangents of `wanted` inputs."""
     mark = body.digest.hex()  # unlike any other name, for a body may hold another one's adjoint
     here = [placeholder(f"adjoint.v{k}.{mark}", node.type) for k, node in enumerate(body.inputs)]
     seeds = [placeholder(f"adjoint.ct{k}.{mark}", body.outputs[k].type) for k in given]
     values = inline(body, here)
-    floats = [k for k, node in enumerate(here) if node.type.dtype.kind == "f"]
+    floats = [k for k, node in enumerate(here) if k in wanted and node.type.dtype.kind == "f"]
     pulled: list[Node | None] = [None] * len(here)
     found = backward([values[k] for k in given], seeds, [here[k] for k in floats])
     for k, contribution in zip(floats, found, strict=True):

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from graphir import walk
 from graphir.axes import AxisRule
 from graphir.batch import RULES, spread
 from graphir.body import Body
@@ -58,15 +59,23 @@ def _infer_call(*types: TensorType, body: Body, output: int) -> TensorType:
     return body.output_types[output]
 
 
-def _vjp_call(cotangents: dict[int, Node], *inputs: Node, body: Body) -> list[Node | None]:
-    here, seeds, pulled = adjoint(body, list(cotangents))
+def _vjp_call(cotangents: dict[int, Node], wanted: frozenset[int], *inputs: Node, body: Body) -> list[Node | None]:
+    here, seeds, pulled = adjoint(body, list(cotangents), wanted)
     kept = [k for k, node in enumerate(pulled) if node is not None]
-    back = body_of([*here, *seeds], [node for node in pulled if node is not None])
-    values = [*inputs, *cotangents.values()]
+    results = [node for node in pulled if node is not None]
+    places = _used([*here, *seeds], results)
+    back = body_of([[*here, *seeds][place] for place in places], results)
+    values = [[*inputs, *cotangents.values()][place] for place in places]
     found: list[Node | None] = [None] * len(inputs)
-    for place, k in enumerate(kept):
-        found[k] = call(*values, body=back, output=place)
+    for output, k in enumerate(kept):
+        found[k] = call(*values, body=back, output=output)
     return found
+
+
+def _used(given: list[Node], results: list[Node]) -> list[int]:
+    """The places of those inputs that the results need: an adjoint of a linear map must not seem to need its point."""
+    needed = set(walk.ancestors(results))
+    return [place for place, node in enumerate(given) if node in needed]
 
 
 def _batch_call(node: Node, inputs: tuple[Node, ...], grown: tuple[bool, ...], size: Dim) -> Node:
@@ -120,17 +129,21 @@ def _joint_cond(
     return (then if condition else otherwise)(arrays, outputs)
 
 
-def _vjp_cond(cotangents: dict[int, Node], condition: Node, *inputs: Node, **branches: Body) -> list[Node | None]:
-    made = {name: adjoint(body, list(cotangents)) for name, body in branches.items()}
+def _vjp_cond(
+    cotangents: dict[int, Node], wanted: frozenset[int], condition: Node, *inputs: Node, **branches: Body
+) -> list[Node | None]:
+    own = {k - 1 for k in wanted}
+    made = {name: adjoint(body, list(cotangents), own) for name, body in branches.items()}
     pulls = [pulled for _, _, pulled in made.values()]
     kept = [k for k in range(len(inputs)) if any(pulled[k] is not None for pulled in pulls)]
-    back = {
-        name: body_of([*here, *seeds], [pulled[k] or zeros(here[k].type) for k in kept])
-        for name, (here, seeds, pulled) in made.items()
-    }
+    given = {name: [*here, *seeds] for name, (here, seeds, _) in made.items()}
+    results = {name: [pulled[k] or zeros(here[k].type) for k in kept] for name, (here, _, pulled) in made.items()}
+    places = sorted({place for name in made for place in _used(given[name], results[name])})
+    back = {name: body_of([given[name][place] for place in places], results[name]) for name in made}
+    values = [[*inputs, *cotangents.values()][place] for place in places]
     found: list[Node | None] = [None] * (1 + len(inputs))
-    for place, k in enumerate(kept):
-        found[1 + k] = cond(condition, *inputs, *cotangents.values(), **back, output=place)
+    for output, k in enumerate(kept):
+        found[1 + k] = cond(condition, *values, **back, output=output)
     return found
 
 

@@ -25,7 +25,7 @@ from graphir.dims import Dim
 from graphir.example import Example, Sample
 from graphir.node import Attrs, Node, Op, make
 from graphir.ops import arithmetic, layout, transcendental
-from graphir.reverse import backward
+from graphir.reverse import active_nodes, backward
 from graphir.types import TensorType
 
 # ---- making scans ----
@@ -58,18 +58,36 @@ def scan_nodes(
 # ---- derivatives ----
 
 
-def _vjp(cotangents: dict[int, Node], *inputs: Node, **attrs: Any) -> list[Node | None]:
-    return _Adjoint(layout_of(attrs), inputs, cotangents, attrs).contributions()
+def _vjp(cotangents: dict[int, Node], wanted: frozenset[int], *inputs: Node, **attrs: Any) -> list[Node | None]:
+    return _Adjoint(layout_of(attrs), inputs, cotangents, wanted, attrs).contributions()
 
 
 class _Adjoint:
     """The scan that carries cotangents from the last step to the first."""
 
-    def __init__(self, plan: Layout, inputs: tuple[Node, ...], given: dict[int, Node], attrs: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        plan: Layout,
+        inputs: tuple[Node, ...],
+        given: dict[int, Node],
+        wanted: frozenset[int],
+        attrs: dict[str, Any],
+    ) -> None:
         self.plan, self.inputs, self.given, self.attrs = plan, inputs, given, attrs
         body = plan.body
         self.here = [self._stand_in("v", k, node.type) for k, node in enumerate(body.inputs)]
         self.values = inline(body, self.here)
+        self.moving = self._moving(set(wanted))
+
+    def _moving(self, wanted: set[int]) -> set[int]:
+        """The inputs of the body whose cotangents matter: the wanted ones and carried values that depend on them."""
+        body, found = self.plan.body, wanted
+        while True:
+            active = active_nodes(body.nodes, [body.inputs[k] for k in found], frozenset())
+            more = {c for c in range(self.plan.carries) if body.outputs[c] in active} - found
+            if not more:
+                return found
+            found = found | more
 
     def _stand_in(self, what: str, k: int, type_: TensorType) -> Node:
         # unlike any other name, for a body may hold another scan's adjoint
@@ -77,7 +95,7 @@ class _Adjoint:
 
     def contributions(self) -> list[Node | None]:
         plan = self.plan
-        active = {k for k in self.given if plan.kind(k) == "final"}
+        active = {k for k in self.given if plan.kind(k) == "final"} & self.moving
         while True:
             seeds = self._seeds(active)
             found = self._pull(seeds)
@@ -93,14 +111,14 @@ class _Adjoint:
 
     def _pull(self, seeds: dict[int, Node]) -> list[Node | None]:
         """The cotangents of the body's inputs: the step's adjoint, and what the history's cotangents add."""
-        floats = [k for k, node in enumerate(self.here) if node.type.dtype.kind == "f"]
+        floats = [k for k in sorted(self.moving) if self.here[k].type.dtype.kind == "f"]
         pulled: list[Node | None] = [None] * len(self.here)
         outputs = [self.values[k] for k in seeds]
         through = backward(outputs, list(seeds.values()), [self.here[k] for k in floats]) if seeds else []
         for k, contribution in zip(floats, through, strict=False):
             pulled[k] = contribution
         for c in range(self.plan.carries):
-            if len(self.plan.body.outputs) + c in self.given:
+            if c in self.moving and len(self.plan.body.outputs) + c in self.given:
                 extra = self._stand_in("h", c, self.here[c].type)
                 old = pulled[c]
                 pulled[c] = extra if old is None else arithmetic.add(old, extra)
@@ -248,8 +266,10 @@ def _plain_body(types: Sequence[TensorType], attrs: dict[str, Any]) -> Body:
     return body_of(inputs, _plain(inputs, attrs))
 
 
-def _vjp_retraced(cotangents: dict[int, Node], *inputs: Node, **attrs: Any) -> list[Node | None]:
-    here, seeds, pulled = adjoint(_plain_body([node.type for node in inputs], attrs), list(cotangents))
+def _vjp_retraced(
+    cotangents: dict[int, Node], wanted: frozenset[int], *inputs: Node, **attrs: Any
+) -> list[Node | None]:
+    here, seeds, pulled = adjoint(_plain_body([node.type for node in inputs], attrs), list(cotangents), wanted)
     found = [node for node in pulled if node is not None]
     values = dict(zip([*here, *seeds], [*inputs, *cotangents.values()], strict=True))
     image = walk.substitute(walk.ancestors(found), values)
