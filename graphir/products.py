@@ -99,7 +99,11 @@ def outer(x1: Any, x2: Any, /) -> Expr:
 
 @located
 def einsum(subscripts: str, /, *operands: Any) -> Expr:
-    """A sum of products by numpy's subscripts: 'ij,jk->ik', 'ii->i', '...ij,...jk->...ik'."""
+    """A sum of products by numpy's subscripts: 'ij,jk->ik', 'ii->i', '...ij,...jk->...ik'.
+
+    Three operands or more are contracted pair by pair in the order that opt_einsum finds (Smith and Gray, "opt_einsum",
+    JOSS 3, 2018), where a named dimension counts as 1024.
+    """
     values = [as_expr(operand) for operand in operands]
     if not values or type(subscripts) is not str:
         raise AttributeValueError("einsum needs subscripts, such as 'ij,jk->ik', and at least one operand")
@@ -110,8 +114,39 @@ def einsum(subscripts: str, /, *operands: Any) -> Expr:
         raise DTypeError("einsum needs numbers, not bool; cast the operands")
     terms, output = _named_axes(subscripts.replace(" ", ""), values)
     ready = [_distinct(cast(value, dtype).node, term) for value, term in zip(values, terms, strict=True)]
-    text = f"{','.join(letters for _, letters in ready)}->{output}"
-    return Expr(contraction.einsum(*[node for node, _ in ready], subscripts=text))
+    for pair in _contractions(ready, output):
+        ready = _contracted(ready, pair, output)
+    return Expr(_product(ready, output))
+
+
+def _product(operands: Sequence[tuple[Node, str]], output: str) -> Node:
+    text = f"{','.join(letters for _, letters in operands)}->{output}"
+    return contraction.einsum(*[node for node, _ in operands], subscripts=text)
+
+
+_NAMED_SIZE = 1024
+"""What a dimension without a number counts when contractions are ordered."""
+
+
+def _contractions(operands: Sequence[tuple[Node, str]], output: str) -> list[tuple[int, ...]]:
+    """Positions of the operands to contract first, next and so on, all but the last time."""
+    if len(operands) < 3:
+        return []
+    import opt_einsum
+
+    shapes = [tuple(d if isinstance(d, int) else _NAMED_SIZE for d in node.type.shape) for node, _ in operands]
+    text = f"{','.join(letters for _, letters in operands)}->{output}"
+    path, _ = opt_einsum.contract_path(text, *shapes, shapes=True)
+    return [tuple(sorted(pair)) for pair in path[:-1]]
+
+
+def _contracted(operands: list[tuple[Node, str]], chosen: tuple[int, ...], output: str) -> list[tuple[Node, str]]:
+    """The operands with the chosen ones replaced by their product, which comes last."""
+    rest = [operand for k, operand in enumerate(operands) if k not in chosen]
+    needed = set(output).union(*(letters for _, letters in rest))
+    own = dict.fromkeys("".join(operands[k][1] for k in chosen))
+    kept = "".join(letter for letter in own if letter in needed)
+    return [*rest, (_product([operands[k] for k in chosen], kept), kept)]
 
 
 def _named_axes(text: str, values: list[Expr]) -> tuple[list[list[str | None]], str]:

@@ -5,12 +5,14 @@ from typing import Any
 
 import jax
 import numpy as np
+import opt_einsum
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import graphir as gi
+from graphir.cost import operations
 from graphir.node import REGISTRY
 
 jax.config.update("jax_enable_x64", True)
@@ -199,6 +201,8 @@ SUBSCRIPTS = (
     ("...ij,...jk->...ik", ((5, 2, 3), (3, 4))), ("...ij,...jk", ((5, 1, 2, 3), (6, 3, 4))), ("i...i->...", ((3, 2, 3),)),
     ("...,...", ((2, 1), (1, 3))), ("...->...", ((2, 3),)), ("i...,j...->ij...", ((2, 4), (3, 4))), ("...ii->...i", ((2, 3, 3),)),
     ("i,...->...i", ((2,), ())), ("ab...->...ba", ((2, 3, 4),)), (" i j , j k -> i k ", ((2, 3), (3, 4))), ("i,i,i->", ((3,),) * 3),
+    ("ij,jk,kl,l->i", ((2, 3), (3, 4), (4, 5), (5,))), ("bi,ijk,bj,bk->b", ((2, 3), (3, 4, 5), (2, 4), (2, 5))),
+    ("ij,ij,kk,k->", ((2, 3), (2, 3), (4, 4), (4,))),
 )  # fmt: skip
 
 
@@ -210,6 +214,13 @@ def test_einsum_equals_numpy_and_its_gradient_jax(subscripts: str, shapes: tuple
     assert found.shape == expected.shape
     np.testing.assert_allclose(found, expected, rtol=1e-13, atol=1e-13)
     _check_gradient(lambda lib, *xs: lib.einsum(subscripts, *xs), *arrays)
+
+
+def test_a_chain_of_products_is_contracted_in_the_cheapest_order() -> None:
+    text, shapes = "ij,jk,kl,l->i", ((30, 40), (40, 50), (50, 60), (60,))
+    graph = gi.Graph({"out": gi.einsum(text, *[gi.input(f"c{k}", shape) for k, shape in enumerate(shapes)])})
+    _, found = opt_einsum.contract_path(text, *shapes, shapes=True, optimize="optimal")
+    assert operations(graph) <= found.opt_cost
 
 
 def test_vecdot_and_tensordot_equal_numpy() -> None:
