@@ -23,6 +23,28 @@ class Body:
         self.digest = hashlib.sha256(b"body".join(parts)).digest()
 
     @cached_property
+    def values(self) -> "tuple[Node, ...]":
+        """The inputs and then the other nodes, in an order that depends on the structure alone."""
+        found = dict.fromkeys(self.inputs)
+        stack = [(node, False) for node in reversed(self.outputs)]
+        while stack:
+            node, ready = stack.pop()
+            if ready:
+                found[node] = None
+            elif node not in found:
+                stack.append((node, True))
+                stack.extend([(source, False) for source in reversed(node.inputs)])
+        return tuple(found)
+
+    def value(self, k: int) -> "Node":
+        """Output k; beyond the outputs, number k - len(outputs) of the values inside."""
+        return self.outputs[k] if k < len(self.outputs) else self.values[k - len(self.outputs)]
+
+    def number(self, node: "Node") -> int:
+        """The number by which `value` gives a node that is inside."""
+        return len(self.outputs) + self.values.index(node)
+
+    @cached_property
     def input_types(self) -> "tuple[TensorType, ...]":
         """The types of what it is called with."""
         return tuple(node.type for node in self.inputs)

@@ -132,7 +132,7 @@ class BoundBody:
         self._plans: dict[tuple[int, ...], list[Any]] = {}
 
     def __call__(self, arrays: Sequence[Array], outputs: tuple[int, ...] | None = None) -> list[Array]:
-        """The values of the outputs with these numbers, or of all."""
+        """The values with these numbers (`Body.value`), or all outputs."""
         wanted = tuple(range(len(self.body.outputs))) if outputs is None else outputs
         if wanted not in self._plans:
             self._plans[wanted] = self._plan(wanted)
@@ -149,14 +149,14 @@ class BoundBody:
                 values.update(zip(group, found, strict=True))
             for node in free:
                 del values[node]
-        return [np.asarray(values[self.body.outputs[k]]) for k in wanted]
+        return [np.asarray(values[self.body.value(k)]) for k in wanted]
 
     def shape(self, type_: TensorType) -> tuple[int, ...]:
         """A shape inside the body as numbers."""
         return type_.bind(self._sizes)
 
     def _plan(self, wanted: tuple[int, ...]) -> list[Any]:
-        outputs = [self.body.outputs[k] for k in wanted]
+        outputs = [self.body.value(k) for k in wanted]
         nodes = walk.ancestors(outputs)
         groups = walk.siblings(nodes)
         later = {node for group in groups.values() for node in group[1:]}

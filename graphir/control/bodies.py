@@ -30,11 +30,16 @@ def close(placeholders: Sequence[Node], results: Sequence[Node]) -> tuple[Body, 
 
 def body_of(inputs: Sequence[Node], results: Sequence[Node]) -> Body:
     """The body with these nodes as its inputs, whatever they are outside."""
+    return body_and_image(inputs, results)[0]
+
+
+def body_and_image(inputs: Sequence[Node], results: Sequence[Node]) -> tuple[Body, dict[Node, Node]]:
+    """The same, and what the nodes become inside."""
     own = [placeholder(str(k), node.type) for k, node in enumerate(inputs)]
     nodes = walk.ancestors(results, stop=frozenset(inputs))
     image = walk.substitute(nodes, dict(zip(inputs, own, strict=True)))
     outputs = tuple(image[node] for node in results)
-    return Body(tuple(own), outputs, tuple(walk.ancestors([*own, *outputs])))
+    return Body(tuple(own), outputs, tuple(walk.ancestors([*own, *outputs]))), image
 
 
 def captured(placeholders: Sequence[Node], results: Sequence[Node]) -> list[Node]:
@@ -52,13 +57,18 @@ def captured(placeholders: Sequence[Node], results: Sequence[Node]) -> list[Node
 
 def batch_body(body: Body, grown: Sequence[bool], size: Dim) -> tuple[list[Node], list[Node]]:
     """Inputs and outputs of the body with a new axis in front of some inputs, and of the outputs that get it."""
+    inputs, image = batch_nodes(body, grown, size)
+    return inputs, [image[node] for node in body.outputs]
+
+
+def batch_nodes(body: Body, grown: Sequence[bool], size: Dim) -> tuple[list[Node], dict[Node, Node]]:
+    """The new inputs, and what every node becomes."""
     inputs = [
         placeholder(str(k), node.type.with_shape((size, *node.type.shape))) if more else node
         for k, (node, more) in enumerate(zip(body.inputs, grown, strict=True))
     ]
     replaced = {old: new for old, new, more in zip(body.inputs, inputs, grown, strict=True) if more}
-    image = batched(body.nodes, replaced, size)
-    return inputs, [image[node] for node in body.outputs]
+    return inputs, batched(body.nodes, replaced, size)
 
 
 def spread_all(images: Sequence[Node], olds: Sequence[Node], grown: Sequence[bool], size: Dim) -> list[Node]:
@@ -66,8 +76,13 @@ def spread_all(images: Sequence[Node], olds: Sequence[Node], grown: Sequence[boo
     return [spread(i, size, old) if more else i for i, old, more in zip(images, olds, grown, strict=True)]
 
 
-def resize(body: Body, types: Sequence[TensorType], members: dict[tuple[Node, int], Dim]) -> Body:
-    """The body for inputs of these types; `members` gives the new size of each axis inside that follows."""
+def resize(
+    body: Body, types: Sequence[TensorType], members: dict[tuple[Node, int], Dim]
+) -> tuple[Body, dict[Node, Node]]:
+    """The body for inputs of these types, and what its nodes become.
+
+    `members` gives the new size of each axis inside that follows.
+    """
     own = [placeholder(str(k), type_) for k, type_ in enumerate(types)]
     image: dict[Node, Node] = dict(zip(body.inputs, own, strict=True))
     for node in body.nodes:
@@ -81,7 +96,7 @@ def resize(body: Body, types: Sequence[TensorType], members: dict[tuple[Node, in
             attrs = tuple((name, shape if name == "shape" else value) for name, value in attrs)
         image[node] = make(node.op, inputs, attrs, node.raw_origin)
     outputs = tuple(image[node] for node in body.outputs)
-    return Body(tuple(own), outputs, tuple(walk.ancestors([*own, *outputs])))
+    return Body(tuple(own), outputs, tuple(walk.ancestors([*own, *outputs]))), image
 
 
 def inline(body: Body, values: Sequence[Node]) -> list[Node]:

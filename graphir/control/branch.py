@@ -47,7 +47,7 @@ def _resized(node: Node, names: tuple[str, ...], arguments: tuple[Node, ...]) ->
     members = factors.sizes_for(bodies[0].inputs, shapes)
     types = [argument.type for argument in arguments]
     return tuple(
-        sorted({**attrs, **{n: resize(b, types, members) for n, b in zip(names, bodies, strict=True)}}.items())
+        sorted({**attrs, **{n: resize(b, types, members)[0] for n, b in zip(names, bodies, strict=True)}}.items())
     )
 
 

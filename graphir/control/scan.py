@@ -2,8 +2,8 @@
 
 The body takes (carried values, slices, others) and gives (carried values, stacked values, summed values). `scan` has
 as outputs the carried values at the end, the stacked ones along a new leading axis, the sums over all steps, and
-last the carried values before each step, which reverse mode reads. The adjoint of a scan is a scan from the other
-end whose body computes the step again and then its adjoint: so derivatives of any order exist. The cotangents of
+last the histories: any value inside, at each step, which reverse mode reads. The adjoint of a scan is a scan from the
+other end; its body computes what is cheap of the step again, and then its adjoint: so derivatives of any order exist. The cotangents of
 `others` are sums over steps, not carried, so that a weight's gradient is a partial sum where the rows are cut.
 With checkpoints the adjoint is a `retraced_scan` instead, which keeps so many states and computes the rest again.
 """
@@ -17,10 +17,20 @@ from graphir import walk
 from graphir.batch import RULES, spread
 from graphir.body import Body
 from graphir.control import retrace, steps
-from graphir.control.bodies import adjoint, batch_body, body_of, close, inline, placeholder, spread_all, zeros
+from graphir.control.bodies import (
+    adjoint,
+    batch_nodes,
+    body_and_image,
+    body_of,
+    close,
+    inline,
+    placeholder,
+    spread_all,
+    zeros,
+)
 from graphir.control.factors import joint_rule
 from graphir.control.retrace import Retraced, retraced_of
-from graphir.control.steps import Layout, layout_of
+from graphir.control.steps import Layout, dear_values, layout_of
 from graphir.dims import Dim
 from graphir.example import Example, Sample
 from graphir.node import Attrs, Node, Op, make
@@ -76,7 +86,7 @@ class _Adjoint:
         self.plan, self.inputs, self.given, self.attrs = plan, inputs, given, attrs
         body = plan.body
         self.here = [self._stand_in("v", k, node.type) for k, node in enumerate(body.inputs)]
-        self.values = inline(body, self.here)
+        self.image = walk.substitute(body.nodes, dict(zip(body.inputs, self.here, strict=True)))
         self.moving = self._moving(set(wanted))
 
     def _moving(self, wanted: set[int]) -> set[int]:
@@ -105,41 +115,28 @@ class _Adjoint:
             active |= more
 
     def _seeds(self, active: set[int]) -> dict[int, Node]:
-        """A stand-in for the cotangent of each output of the body that has one."""
-        given = {k for k in self.given if self.plan.kind(k) in ("stacked", "summed")}
-        return {k: self._stand_in("ct", k, self.plan.body.outputs[k].type) for k in sorted(active | given)}
+        """A stand-in for the cotangent of each value of the body that has one."""
+        given = {k for k in self.given if self.plan.kind(k) != "final"}
+        return {k: self._stand_in("ct", k, self.plan.of(k).type) for k in sorted(active | given)}
 
     def _pull(self, seeds: dict[int, Node]) -> list[Node | None]:
-        """The cotangents of the body's inputs: the step's adjoint, and what the history's cotangents add."""
+        """The cotangents of the body's inputs."""
         floats = [k for k in sorted(self.moving) if self.here[k].type.dtype.kind == "f"]
         pulled: list[Node | None] = [None] * len(self.here)
-        outputs = [self.values[k] for k in seeds]
-        through = backward(outputs, list(seeds.values()), [self.here[k] for k in floats]) if seeds else []
-        for k, contribution in zip(floats, through, strict=False):
+        outputs = [self.image[self.plan.of(k)] for k in seeds]
+        through = backward(outputs, list(seeds.values()), [self.here[k] for k in floats])
+        for k, contribution in zip(floats, through, strict=True):
             pulled[k] = contribution
-        for c in range(self.plan.carries):
-            if c in self.moving and len(self.plan.body.outputs) + c in self.given:
-                extra = self._stand_in("h", c, self.here[c].type)
-                old = pulled[c]
-                pulled[c] = extra if old is None else arithmetic.add(old, extra)
         return pulled
 
     def _scan(self, active: list[int], seeds: dict[int, Node], found: list[Node | None]) -> list[Node | None]:
         plan, end = self.plan, self.plan.carries + self.plan.scanned
         carried = [(seeds[c], self._or_zero(self.given.get(c), c), self._or_zero(found[c], c)) for c in active]
-        scanned = [(seeds[k], ct) for k, ct in self.given.items() if plan.kind(k) == "stacked"]
-        count = len(plan.body.outputs)
-        scanned += [
-            (self._stand_in("h", k - count, self.here[k - count].type), ct)
-            for k, ct in self.given.items()
-            if k >= count
-        ]
+        scanned = [(seeds[k], ct) for k, ct in self.given.items() if plan.kind(k) in ("stacked", "history")]
         scanned += list(zip(self.here[plan.carries : end], self.inputs[plan.carries : end], strict=True))
         slices = [k for k in range(plan.carries, end) if found[k] is not None]
         others = [k for k in range(end, len(self.inputs)) if found[k] is not None]
-        outer = {self.here[k]: self.inputs[k] for k in range(end, len(self.inputs))}
-        outer |= {seeds[k]: ct for k, ct in self.given.items() if plan.kind(k) == "summed"}
-        results = self._outside([after for _, _, after in carried] + [found[k] for k in (*slices, *others)], outer)
+        results = self._outside([after for _, _, after in carried] + [found[k] for k in (*slices, *others)], seeds)
         split = len(carried)
         nodes = self._nodes(
             [(p, first, after) for (p, first, _), after in zip(carried, results, strict=False)],
@@ -150,6 +147,15 @@ class _Adjoint:
             pulled[k] = node
         return pulled
 
+    def _outside(self, results: list[Any], seeds: dict[int, Node]) -> list[Node]:
+        """The results with the stand-ins of what does not change from step to step replaced by the values."""
+        end = self.plan.carries + self.plan.scanned
+        outer = dict(zip(self.here[end:], self.inputs[end:], strict=True))
+        outer |= {seeds[k]: ct for k, ct in self.given.items() if self.plan.kind(k) == "summed"}
+        image = walk.substitute(walk.ancestors([*results, *self.image.values()]), outer)
+        self.image = {node: image[inner] for node, inner in self.image.items()}
+        return [image[node] for node in results]
+
     def _nodes(
         self,
         carried: list[tuple[Node, Node, Node]],
@@ -159,28 +165,49 @@ class _Adjoint:
     ) -> list[Node]:
         plan, results = self.plan, [*(after for _, _, after in carried), *stacked, *summed]
         used = set(walk.ancestors(results))
+        states = [node for node in plan.body.inputs[: plan.carries] if self.image[node] in used]
+        if plan.checkpoints and states:
+            return self._retraced(states, carried, scanned, stacked, summed)
+        kept = states if plan.checkpoints else [*states, *dear_values(plan, self.image, results)]
+        stand_ins = {self.image[node]: self._stand_in("t", k, node.type) for k, node in enumerate(kept)}
+        read = [(stand_ins[self.image[node]], self._history(node)) for node in kept]
+        image = walk.substitute(walk.ancestors(results, stop=frozenset(stand_ins)), stand_ins)
+        new, first, last = [image[node] for node in results], len(carried), len(carried) + len(stacked)
+        carried = [(p, before, after) for (p, before, _), after in zip(carried, new, strict=False)]
+        return scan_nodes(
+            carried, [*read, *scanned], new[first:last], new[last:], plan.length, not plan.reverse, plan.checkpoints
+        )
+
+    def _history(self, node: Node) -> Node:
+        """The values of a node of the body at each step."""
+        return scan(*self.inputs, **self.attrs, output=self.plan.body.number(node))
+
+    def _retraced(
+        self,
+        read: list[Node],
+        carried: list[tuple[Node, Node, Node]],
+        scanned: list[tuple[Node, Node]],
+        stacked: list[Node],
+        summed: list[Node],
+    ) -> list[Node]:
+        plan, results = self.plan, [*(after for _, _, after in carried), *stacked, *summed]
+        used = set(walk.ancestors(results))
         scanned = [(p, array) for p, array in scanned if p in used]
-        histories = [len(plan.body.outputs) + c for c in range(plan.carries) if self.here[c] in used]
-        if not plan.checkpoints or not histories:
-            read = [(self.here[plan.state(k)], scan(*self.inputs, **self.attrs, output=k)) for k in histories]
-            scanned = [*read, *scanned]
-            return scan_nodes(carried, scanned, stacked, summed, plan.length, not plan.reverse, plan.checkpoints)
-        states, rest = plan.needed(histories), plan.body.inputs[plan.carries :]
-        ahead = body_of([*(plan.body.inputs[c] for c in states), *rest], [plan.body.outputs[c] for c in states])
+        states = plan.needed([plan.body.number(node) for node in read])
         placeholders = [*(p for p, _, _ in carried), *(p for p, _ in scanned), *(self.here[c] for c in states)]
         body, captured = close(placeholders, results)
+        after = [plan.body.outputs[c] for c in states]
+        moved = set(walk.ancestors(after))
+        end = plan.carries + plan.scanned
+        rest = [k for k in range(plan.carries, len(plan.body.inputs)) if plan.body.inputs[k] in moved]
+        ahead = body_of([plan.body.inputs[k] for k in (*states, *rest)], after)
         retraced = Retraced(
             body, ahead, len(carried), len(scanned), len(stacked), plan.length, not plan.reverse,
-            len(states), plan.scanned, plan.checkpoints,
+            len(states), sum(k < end for k in rest), plan.checkpoints,
         )  # fmt: skip
         inputs = [*(first for _, first, _ in carried), *(array for _, array in scanned), *captured]
-        inputs += [*(self.inputs[c] for c in states), *self.inputs[plan.carries :]]
+        inputs += [self.inputs[k] for k in (*states, *rest)]
         return [retraced_scan(*inputs, **retraced.attrs(), output=k) for k in range(len(results))]
-
-    def _outside(self, results: list[Any], outer: dict[Node, Node]) -> list[Node]:
-        """The results with the stand-ins of what does not change from step to step replaced by the values."""
-        image = walk.substitute(walk.ancestors(results), outer)
-        return [image[node] for node in results]
 
     def _or_zero(self, node: Node | None, c: int) -> Node:
         if node is not None:
@@ -193,11 +220,12 @@ class _Adjoint:
 
 def _batch(node: Node, inputs: tuple[Node, ...], grown: tuple[bool, ...], size: Dim) -> Node:
     plan, output = layout_of(dict(node.attrs)), node.attr("output")
-    more, body, wide = _batched_body(plan.body, plan.carries, grown, size)
-    end = plan.carries + plan.scanned
+    more, body, image = _batched_body(plan.body, plan.carries, grown, size)
+    end, inner = plan.carries + plan.scanned, plan.of(output)
     given = [_given(*pair, plan.carries <= k < end, size) for k, pair in enumerate(_pairs(node, inputs, more))]
-    result = scan(*given, **{**plan.attrs(), "body": body}, output=output)
-    if [*wide, *more[: plan.carries]][output] and plan.kind(output) in ("stacked", "history"):
+    number = body.number(image[inner]) if plan.kind(output) == "history" else output
+    result = scan(*given, **{**plan.attrs(), "body": body}, output=number)
+    if plan.kind(output) in ("stacked", "history") and body.value(number).type.rank > inner.type.rank:
         result = _swapped(result)
     return spread(result, size, node)
 
@@ -206,7 +234,7 @@ def _batch_retraced(node: Node, inputs: tuple[Node, ...], grown: tuple[bool, ...
     plan, output = retraced_of(dict(node.attrs)), node.attr("output")
     own, others, given = plan.split(grown)
     ahead, forward, _ = _batched_body(plan.forward, plan.states, given, size)
-    back, body, wide = _batched_body(plan.body, plan.carries, [*own, *ahead[: plan.states], *others], size)
+    back, body, _ = _batched_body(plan.body, plan.carries, [*own, *ahead[: plan.states], *others], size)
     start = plan.carries + plan.scanned
     more = [*back[:start], *others, *ahead]
     sliced = {*range(plan.carries, start)}
@@ -214,21 +242,25 @@ def _batch_retraced(node: Node, inputs: tuple[Node, ...], grown: tuple[bool, ...
     sliced |= {*range(first, first + plan.sliced)}
     values = [_given(*pair, k in sliced, size) for k, pair in enumerate(_pairs(node, inputs, more))]
     result = retraced_scan(*values, **{**plan.attrs(), "body": body, "forward": forward}, output=output)
-    return spread(_swapped(result) if wide[output] and plan.back.kind(output) == "stacked" else result, size, node)
+    wide = body.outputs[output].type.rank > plan.body.outputs[output].type.rank
+    return spread(_swapped(result) if wide and plan.back.kind(output) == "stacked" else result, size, node)
 
 
-def _batched_body(body: Body, carries: int, grown: Sequence[bool], size: Dim) -> tuple[list[bool], Body, list[bool]]:
-    """Which inputs are batched when carried values keep their types, the batched body, and which outputs are."""
+def _batched_body(
+    body: Body, carries: int, grown: Sequence[bool], size: Dim
+) -> tuple[list[bool], Body, dict[Node, Node]]:
+    """Which inputs are batched when carried values keep their types, the batched body, and what nodes become in it."""
     more = list(grown)
     while True:
-        own, outs = batch_body(body, more, size)
-        wider = [image.type.rank > old.type.rank for image, old in zip(outs, body.outputs, strict=True)]
+        own, image = batch_nodes(body, more, size)
+        wider = [image[node].type.rank > node.type.rank for node in body.outputs]
         new = [m or (k < carries and wider[k]) for k, m in enumerate(more)]
         if new == more:
             break
         more = new
-    wide = [*more[:carries], *wider[carries:]]
-    return more, body_of(own, spread_all(outs, body.outputs, wide, size)), wide
+    outs = [image[node] for node in body.outputs]
+    result, inside = body_and_image(own, spread_all(outs, body.outputs, [*more[:carries], *wider[carries:]], size))
+    return more, result, {node: inside[new] for node, new in image.items() if new in inside}
 
 
 def _pairs(node: Node, inputs: Sequence[Node], more: Sequence[bool]) -> list[tuple[Node, Node, bool]]:

@@ -49,16 +49,12 @@ class Layout:
 
     def of(self, output: int) -> Node:
         """The node of the body whose values the output is made of."""
-        return self.body.inputs[self.state(output)] if self.kind(output) == "history" else self.body.outputs[output]
-
-    def state(self, output: int) -> int:
-        """The carried value that a history is of."""
-        return output - len(self.body.outputs)
+        return self.body.value(output)
 
     def needed(self, outputs: Sequence[int]) -> tuple[int, ...]:
         """The carried values that these outputs depend on."""
-        wanted = {k if k < self.carries else self.state(k) for k in outputs if self._carried(k)}
-        inner = [self.body.outputs[k] for k in outputs if self.kind(k) in ("stacked", "summed")]
+        wanted = {k for k in outputs if self.kind(k) == "final"}
+        inner = [self.of(k) for k in outputs if self.kind(k) != "final"]
         before = -1
         while len(wanted) != before:
             before = len(wanted)
@@ -67,11 +63,8 @@ class Layout:
         return tuple(sorted(wanted))
 
     def evaluated(self, outputs: Sequence[int]) -> tuple[int, ...]:
-        """The outputs of the body that a step computes for these outputs."""
-        return (*self.needed(outputs), *(k for k in outputs if self.kind(k) in ("stacked", "summed")))
-
-    def _carried(self, output: int) -> bool:
-        return self.kind(output) in ("final", "history")
+        """The values of the body that a step computes for these outputs."""
+        return (*self.needed(outputs), *(k for k in outputs if self.kind(k) != "final"))
 
 
 def layout_of(attrs: dict[str, Any]) -> Layout:
@@ -85,7 +78,7 @@ def _check_numbers(plan: Layout, output: int) -> None:
         raise AttributeValueError("the numbers of carried, scanned and stacked values do not fit the body")
     if plan.checkpoints < 0:
         raise AttributeValueError(f"a scan keeps 0 checkpoints (every state) or more, not {plan.checkpoints}")
-    if not 0 <= output < len(plan.body.outputs) + plan.carries:
+    if not 0 <= output < len(plan.body.outputs) + len(plan.body.values):
         raise AttributeValueError(f"the scan has no output {output}")
 
 
@@ -128,7 +121,6 @@ class Run:
         self._plan, self._body, self._outputs = plan, body, outputs
         self._evaluated = plan.evaluated(outputs)
         self._needed = plan.needed(outputs)
-        self._history = [(k, plan.state(k)) for k in outputs if plan.kind(k) == "history"]
         self._carried, self._results = list(carried), {k: self._empty(k) for k in outputs if plan.kind(k) != "final"}
 
     def _empty(self, output: int) -> Array:
@@ -138,17 +130,15 @@ class Run:
 
     def step(self, at: int, rest: Sequence[Array]) -> None:
         """Apply the body to the carried values and the `rest` of its inputs; `at` is the number of the slice."""
-        for k, c in self._history:
-            self._results[k][at] = self._carried[c]
         found = self._body([*self._carried, *rest], self._evaluated)
         for c, value in zip(self._needed, found, strict=False):
             self._carried[c] = value
         first = len(self._needed)
         for k, value in zip(self._evaluated[first:], found[first:], strict=True):
-            if self._plan.kind(k) == "stacked":
-                self._results[k][at] = value
-            else:
+            if self._plan.kind(k) == "summed":
                 self._results[k] += value
+            else:
+                self._results[k][at] = value
 
     def values(self) -> tuple[Array, ...]:
         """The outputs, after the last step."""
@@ -169,6 +159,38 @@ def joint(*arrays: Array, outputs: tuple[int, ...], body: BoundBody, **attrs: An
 def kernel(*arrays: Array, output: int, **attrs: Any) -> Array:
     """The values of one output."""
     return joint(*arrays, outputs=(output,), **attrs)[0]
+
+
+# ---- what to keep of a step ----
+
+CHEAP = 4
+"""Operations for an element, up to which a value is computed again rather than kept."""
+
+
+def dear_values(plan: Layout, image: dict[Node, Node], results: Sequence[Node]) -> list[Node]:
+    """Nodes of the body whose images the results use directly, which change from step to step and are dear to compute.
+
+    What is cheap from those, from states and from slices is left to be computed again.
+    """
+    inside = {image[node]: node for node in plan.body.values}
+    varying = walk.reaches(plan.body.values, plan.body.inputs[: plan.carries + plan.scanned])
+    used = {i for node in walk.ancestors(results) if node not in inside for i in node.inputs} | set(results)
+    frontier = {inside[node] for node in used if node in inside}
+    dear: set[Node] = set()
+    kept = []
+    for node in plan.body.values:
+        if node in varying and node.inputs and (_is_dear(node) or not dear.isdisjoint(node.inputs)):
+            dear.add(node)
+            if node in frontier:
+                dear.discard(node)
+                kept.append(node)
+    return kept
+
+
+def _is_dear(node: Node) -> bool:
+    rule = node.op.axis_rule(tuple(i.type for i in node.inputs), node.attrs)
+    contracts = rule is None or any(name not in rule.output for axes in rule.inputs for name in axes)
+    return contracts or node.op.cost > CHEAP
 
 
 # ---- cutting ----
@@ -213,7 +235,10 @@ def local(node: Node, inputs: tuple[Node, ...]) -> Attrs:
     end = plan.carries + plan.scanned
     shapes = [i.type.shape[1:] if plan.carries <= k < end else i.type.shape for k, i in enumerate(inputs)]
     types = [n.type.with_shape(shape) for n, shape in zip(plan.body.inputs, shapes, strict=True)]
-    body = resize(plan.body, types, factors.sizes_for(plan.body.inputs, shapes))
+    body, image = resize(plan.body, types, factors.sizes_for(plan.body.inputs, shapes))
     lengths = [i.type.shape[0] for i in inputs[plan.carries : end]]
-    attrs.update(body=body, length=lengths[0] if lengths else plan.length)
+    output = attrs["output"]
+    if plan.kind(output) == "history":
+        output = body.number(image[plan.of(output)])
+    attrs.update(body=body, length=lengths[0] if lengths else plan.length, output=output)
     return tuple(sorted(attrs.items()))
