@@ -1,5 +1,6 @@
 """Sparse Jacobians and Hessians against dense ones of JAX; the number of colours is that of the pattern."""
 
+import itertools
 from collections.abc import Callable
 
 import jax
@@ -7,9 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.sparse as sp
+from hypothesis import given
+from hypothesis import strategies as st
 
 import graphir as gi
-from graphir.sparse import colouring, sparse_hessian, sparse_jacobian
+from graphir.colouring import apart, star
+from graphir.sparse import sparse_hessian, sparse_jacobian
 from graphir.sparsity import pattern
 
 jax.config.update("jax_enable_x64", True)
@@ -62,7 +66,7 @@ def test_a_given_pattern_saves_colours() -> None:
         matrix.evaluate({"x": POINT}).toarray(), jax.jacrev(lambda v: jnp.sin(MIX @ v))(POINT), rtol=1e-12
     )
     assert matrix.colours < N // 2
-    with pytest.raises(gi.ShapeError, match="the jacobian has"):
+    with pytest.raises(gi.ShapeError, match="the derivative has"):
         sparse_jacobian(value, x, sparsity=sp.identity(3))
 
 
@@ -89,13 +93,94 @@ def test_a_large_tridiagonal_hessian() -> None:
     np.testing.assert_allclose(found.diagonal(1), -400 * point[:-1], rtol=1e-12)
 
 
+def random_pattern(rows: int, columns: int, density: float, seed: int) -> sp.csr_matrix:
+    return sp.csr_matrix(sp.random(rows, columns, density, "csr", random_state=seed).astype(bool))
+
+
+def lists(matrix: sp.csr_matrix) -> tuple[np.ndarray, np.ndarray]:
+    return matrix.indptr, matrix.indices
+
+
 def test_colours_never_share_a_row() -> None:
     for seed in range(20):
-        matrix = sp.random(30, 40, 0.08, "csr", random_state=seed).astype(bool)
-        colour = colouring(sp.csr_matrix(matrix))
+        matrix = random_pattern(30, 40, 0.08, seed)
+        colour = apart(lists(matrix), lists(sp.csr_matrix(matrix.T)))
         for row in matrix.toarray():
             used = colour[row]
             assert len(set(used.tolist())) == len(used)
+
+
+@given(st.integers(2, 12), st.floats(0.0, 0.7), st.integers(0, 10**6))
+def test_no_path_of_four_has_two_colours(count: int, density: float, seed: int) -> None:
+    """Every path of four vertices, listed by networks of the pattern's own entries."""
+    half = random_pattern(count, count, density, seed)
+    near = (half + half.T).toarray() & ~np.eye(count, dtype=bool)
+    colour = star(lists(sp.csr_matrix(near)))
+    pairs = np.argwhere(near)
+    assert all(colour[a] != colour[b] for a, b in pairs)
+    for b, c in pairs:
+        for a, d in itertools.product(np.flatnonzero(near[b]), np.flatnonzero(near[c])):
+            if len({a, b, c, d}) == 4:
+                assert len({colour[a], colour[b], colour[c], colour[d]}) >= 3
+
+
+# ---- symmetric patterns ----
+
+
+def pairs_of(
+    rows: np.ndarray, columns: np.ndarray
+) -> tuple[Callable[[gi.Expr], gi.Expr], Callable[[jax.Array], jax.Array]]:
+    """A value whose Hessian has the given off-diagonal elements: the sum of sin(x_i) x_j^2 over them."""
+    i, j = rows.astype(np.int64), columns.astype(np.int64)
+    return (
+        lambda v: gi.sum(gi.sin(gi.take(v, gi.constant(i), axis=0)) * gi.take(v, gi.constant(j), axis=0) ** 2),
+        lambda v: jnp.sum(jnp.sin(v[i]) * v[j] ** 2),
+    )
+
+
+def symmetric(name: str) -> sp.csr_matrix:
+    """The lower triangle, without the diagonal, of a pattern of N columns."""
+    kind, _, number = name.partition(" ")
+    if kind == "band":
+        return sp.csr_matrix(sum(sp.eye_array(N, k=-k, dtype=bool) for k in range(1, int(number) + 1)))
+    if kind == "arrow":
+        tip = int(number)
+        matrix = sp.lil_matrix((N, N), dtype=bool)
+        matrix[tip, :tip] = True
+        matrix[tip + 1 :, tip] = True
+        return sp.csr_matrix(matrix)
+    return sp.csr_matrix(sp.tril(random_pattern(N, N, float(number), 7), -1))
+
+
+@pytest.mark.parametrize(
+    ("name", "most"),
+    [("band 1", 3), ("band 2", 5), ("band 4", 9), ("arrow 0", 2), ("arrow 23", 2), ("arrow 9", 2),
+     ("random 0.05", N // 2), ("random 0.1", N - 4), ("random 0.3", N)],
+)  # fmt: skip
+def test_symmetric_patterns_agree_with_jax(name: str, most: int) -> None:
+    lower = symmetric(name).tocoo()
+    ours, theirs = pairs_of(lower.row, lower.col)
+    expected = np.asarray(jax.hessian(theirs)(POINT))
+    mask = sp.csr_matrix(lower + sp.eye_array(N, dtype=bool))  # one triangle is enough
+    matrix = sparse_hessian(ours(x), x, sparsity=mask)
+    found = matrix.evaluate({"x": POINT}).toarray()
+    np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-13)
+    np.testing.assert_array_equal(found, found.T)
+    assert matrix.colours <= most
+    print(f"{name}: {matrix!r}")
+    assert repr(matrix) == f"<SparseMatrix {N} x {N}, {matrix.indptr[-1]} elements, {matrix.colours} colours by star>"
+
+
+def test_an_arrow_found_from_the_graph_takes_two_colours() -> None:
+    count = 100_000
+    big = gi.input("x", (count,))
+    matrix = sparse_hessian(gi.sum(gi.sin(big[1:]) * big[0] ** 2), big)
+    assert matrix.colours == 2
+    point = np.random.default_rng(6).uniform(0.2, 1.5, count)
+    found = matrix.evaluate({"x": point})
+    np.testing.assert_allclose(found[0].toarray()[0, 1:], 2 * point[0] * np.cos(point[1:]), rtol=1e-12)
+    np.testing.assert_allclose(found.diagonal()[1:], -(point[0] ** 2) * np.sin(point[1:]), rtol=1e-12)
+    np.testing.assert_array_equal(found[:, [0]].toarray()[:, 0], found[0].toarray()[0])
 
 
 def test_patterns_never_miss_an_element() -> None:
