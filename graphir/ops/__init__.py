@@ -1,12 +1,14 @@
 """The op families, one a file; importing the package fills the registry.
 
 Families import one another in one direction: sources, layout, select, arithmetic, transcendental, scans,
-reduction, then contraction, indexing, gather, ordering and special.
+reduction, then contraction, indexing, gather, ordering, special, fourier and bits.
 """
 
 from graphir.ops import (
     arithmetic,
+    bits,
     contraction,
+    fourier,
     gather,
     indexing,
     layout,
@@ -21,7 +23,9 @@ from graphir.ops import (
 
 __all__ = [
     "arithmetic",
+    "bits",
     "contraction",
+    "fourier",
     "gather",
     "indexing",
     "layout",

@@ -5,6 +5,7 @@ from graphir.onnx.families import (
     control,
     convolution,
     elementwise,
+    folding,
     indexing,
     layout,
     normalisation,
@@ -17,8 +18,10 @@ from graphir.onnx.families import (
     resize,
     sampling,
     shapes,
+    signal,
     slicing,
     training,
+    trees,
 )
 
 __all__ = [
@@ -26,6 +29,7 @@ __all__ = [
     "control",
     "convolution",
     "elementwise",
+    "folding",
     "indexing",
     "layout",
     "normalisation",
@@ -38,6 +42,8 @@ __all__ = [
     "resize",
     "sampling",
     "shapes",
+    "signal",
     "slicing",
     "training",
+    "trees",
 ]

@@ -6,7 +6,7 @@ from graphir.errors import AttributeValueError
 from graphir.expr import Expr
 from graphir.onnx.call import Call, F, reads, scalar
 from graphir.onnx.dtypes import element_dtype
-from graphir.ops import special
+from graphir.ops import bits, special
 
 _SAME = {
     "Abs": "abs", "Acos": "acos", "Acosh": "acosh", "Add": "add", "And": "logical_and", "Asin": "asin",
@@ -105,6 +105,11 @@ def _isinf(call: Call) -> Expr:
 @reads("Cast")
 def _cast(call: Call) -> Expr:
     return call[0].astype(element_dtype(call.need("to")))
+
+
+@reads("BitCast")
+def _bit_cast(call: Call) -> Expr:
+    return Expr(bits.bitcast(call[0].node, dtype=element_dtype(call.need("to")).name))
 
 
 @reads("CastLike")
