@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from graphir import control as control
 from graphir import draw as draw
+from graphir import random as random
 from graphir import text as text
 from graphir.arrange import (
     allclose,

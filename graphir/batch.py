@@ -13,7 +13,7 @@ from graphir.dims import Dim
 from graphir.errors import GraphError, ShapeError
 from graphir.graph import Graph
 from graphir.node import Node, describe, made_by, make
-from graphir.ops import arithmetic, contraction, gather, indexing, layout, select, sources
+from graphir.ops import arithmetic, contraction, gather, indexing, layout, random, select, sources
 from graphir.origin import Origin
 
 Batcher = Callable[[Node, tuple[Node, ...], tuple[bool, ...], Dim], Node]
@@ -173,6 +173,11 @@ def _row_numbers(like: Node) -> Node:
     return layout.broadcast(number, shape=like.type.shape, axes=(0,))
 
 
+def _random_bits(node: Node, inputs: tuple[Node, ...], grown: tuple[bool, ...], size: Dim) -> Node:
+    shapes = {name: (size, *node.attr(name)) for name in ("shape", "whole")}
+    return random.random_bits(*inputs, **shapes)
+
+
 def _searchsorted(node: Node, inputs: tuple[Node, ...], grown: tuple[bool, ...], size: Dim) -> Node:
     """One sorted vector is searched as it is; for many, the elements before each value are counted."""
     vectors, values = inputs
@@ -191,6 +196,7 @@ RULES: dict[str, Batcher] = {
     "einsum": _einsum,
     "take": _take,
     "scatter_add": _scatter_add,
+    "random_bits": _random_bits,
     "searchsorted": _searchsorted,
     "take_at": _take_at,
     "scatter_add_at": _scatter_add_at,

@@ -155,7 +155,8 @@ def piece(
     )
     bound = bound_attributes(local, {})
     if node.op.offset:
-        bound["offset"] = (start,)
+        units = [int(d) // of for d in node.type.shape]
+        bound["offset"] = tuple(start * unit if k == axis else 0 for k, unit in enumerate(units))
     return np.asarray(node.op.kernel(*sliced, **bound))
 
 

@@ -1,7 +1,7 @@
 """The op families, one a file; importing the package fills the registry.
 
 Families import one another in one direction: sources, layout, select, arithmetic, transcendental, scans,
-reduction, then contraction, indexing, gather, ordering, special, fourier and bits.
+reduction, then contraction, indexing, gather, ordering, special, random, fourier and bits.
 """
 
 from graphir.ops import (
@@ -13,6 +13,7 @@ from graphir.ops import (
     indexing,
     layout,
     ordering,
+    random,
     reduction,
     scans,
     select,
@@ -30,6 +31,7 @@ __all__ = [
     "indexing",
     "layout",
     "ordering",
+    "random",
     "reduction",
     "scans",
     "select",
