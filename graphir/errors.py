@@ -1,7 +1,7 @@
 """Typed errors: one class for each broken rule.
 
 Every message says what is wrong, where (node and source line) and what to do. `at` adds the place
-to an error raised by code that only knew what was wrong.
+to an error raised by code that only knew what was wrong; `within` adds what surrounds that place.
 """
 
 from typing import Self
@@ -16,6 +16,13 @@ class GraphError(Exception):
         if "\n  at " in message:
             return self
         self.args = (f"{message}\n  at {where}", *self.args[1:])
+        return self
+
+    def within(self, what: str) -> Self:
+        """The same error with what surrounds its place appended: the step of a scan, then the scan."""
+        message = str(self.args[0]) if self.args else ""
+        if not message.endswith(what):
+            self.args = (f"{message}\n  in {what}", *self.args[1:])
         return self
 
 

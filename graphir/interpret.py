@@ -29,7 +29,8 @@ def evaluate(
     """The outputs of a graph, by name, for the given inputs.
 
     feeds: a value for each input; sizes: numbers for named sizes that no input has; check_finite: raise
-    NonFiniteError at the first node whose value has a NaN or an infinity. Raises FeedError, ShapeError,
+    NonFiniteError at the first node, also inside bodies, whose value has a NaN or an infinity; it says of which line
+    or of whose adjoint the node is, at which step, and the ranges of its inputs. Raises FeedError, ShapeError,
     DTypeError, EvaluationError.
     """
     bound = bind(graph, feeds, sizes)
@@ -55,7 +56,8 @@ def run(
                 values[node] = arrays[node.attr("name")]
                 continue
             if node not in values:  # else it came with a sibling
-                inputs, attributes = [values[i] for i in node.inputs], bound_attributes(node, sizes, offsets)
+                inputs = [values[i] for i in node.inputs]
+                attributes = bound_attributes(node, sizes, offsets, check_finite)
                 if node in groups:
                     values.update(zip(groups[node], apply_joint(groups[node], inputs, attributes), strict=True))
                 else:
@@ -68,8 +70,10 @@ def run(
     return {name: np.asarray(values[node]) for name, node in graph.outputs.items()}
 
 
-def bound_attributes(node: Node, sizes: Mapping[str, int], offsets: Mapping[str, int] = NO_OFFSETS) -> dict[str, Any]:
-    """The keyword arguments of a node's kernel, with dimensions as numbers."""
+def bound_attributes(
+    node: Node, sizes: Mapping[str, int], offsets: Mapping[str, int] = NO_OFFSETS, check_finite: bool = False
+) -> dict[str, Any]:
+    """The keyword arguments of a node's kernel, with dimensions as numbers; `check_finite` is for values in bodies."""
     bound: dict[str, Any] = {}
     for name, value in node.attrs:
         kind = node.op.attrs[name]
@@ -78,7 +82,7 @@ def bound_attributes(node: Node, sizes: Mapping[str, int], offsets: Mapping[str,
         elif kind == "dim" and type(value) is not int:
             value = dims.evaluate(value, sizes)
         elif kind == "graph":
-            value = BoundBody(value, sizes, offsets)
+            value = BoundBody(value, sizes, offsets, check_finite)
         bound[name] = value
     if node.op.offset:
         bound["offset"] = tuple([_offset(d, sizes, offsets) for d in node.type.shape])
@@ -127,8 +131,10 @@ class BoundBody:
     What is called often is planned once: kernels, attributes and slots, for each choice of outputs.
     """
 
-    def __init__(self, body: Body, sizes: Mapping[str, int], offsets: Mapping[str, int]) -> None:
-        self.body, self._sizes, self._offsets = body, sizes, offsets
+    def __init__(
+        self, body: Body, sizes: Mapping[str, int], offsets: Mapping[str, int], check_finite: bool = False
+    ) -> None:
+        self.body, self._sizes, self._offsets, self._check_finite = body, sizes, offsets, check_finite
         self._plans: dict[tuple[int, ...], list[Any]] = {}
 
     def __call__(self, arrays: Sequence[Array], outputs: tuple[int, ...] | None = None) -> list[Array]:
@@ -147,6 +153,9 @@ class BoundBody:
                 values[group[0]] = found
             else:
                 values.update(zip(group, found, strict=True))
+            if self._check_finite:
+                for node in group:
+                    require_finite(node, values)
             for node in free:
                 del values[node]
         return [np.asarray(values[self.body.value(k)]) for k in wanted]
@@ -168,7 +177,7 @@ class BoundBody:
                 free.setdefault(node, []).append(source)
         return [
             (groups.get(node, (node,)), node.inputs, joint_kernel(groups[node]) if node in groups else node.op.kernel,
-             bound_attributes(node, self._sizes, self._offsets), free.get(node, ()))
+             bound_attributes(node, self._sizes, self._offsets, self._check_finite), free.get(node, ()))
             for node in steps
         ]  # fmt: skip
 
@@ -176,7 +185,9 @@ class BoundBody:
 def kernel_error(node: Node, error: Exception) -> Exception:
     """The typed error for what a kernel raised, naming the node; a defect of ours stays what it is."""
     if isinstance(error, GraphError):
-        return error.at(describe(node))
+        has_bodies = any(kind == "graph" for kind in node.op.attrs.values())
+        error.at(describe(node))
+        return error.within(describe(node)) if has_bodies else error
     if isinstance(error, MemoryError):
         return LimitError("not enough memory for the value; use smaller chunks or sizes").at(describe(node))
     if isinstance(error, ValueError | TypeError | IndexError | ArithmeticError):
@@ -185,17 +196,40 @@ def kernel_error(node: Node, error: Exception) -> Exception:
 
 
 def require_finite(node: Node, values: Mapping[Node, Array]) -> None:
-    """NonFiniteError if the node's value has a NaN or an infinity; says which inputs were finite."""
+    """NonFiniteError if the node's value has a NaN or an infinity; says whose node it is and what its inputs were.
+
+    Constants and views make nothing that is not finite: an infinity in a constant is meant.
+    """
     value = values[node]
-    if node.type.dtype.kind != "f" or np.isfinite(value).all():
+    if node.op.cheap or node.type.dtype.kind != "f" or np.isfinite(value).all():
         return
-    bad = np.argwhere(~np.isfinite(np.atleast_1d(value)))[0].tolist()
+    array = np.atleast_1d(value)
+    bad = np.argwhere(~np.isfinite(array))[0].tolist()
+    given = [np.asarray(values[source]) for source in node.inputs]
+    finite = all(np.isfinite(array).all() for array in given)
     ranges = [
-        f"input {k} in [{np.min(values[i]):.6g}, {np.max(values[i]):.6g}]"
-        for k, i in enumerate(node.inputs)
-        if np.size(values[i])
+        f"{_name(k, source)} in [{float(np.min(array)):.6g}, {float(np.max(array)):.6g}]"
+        for k, (source, array) in enumerate(zip(node.inputs, given, strict=True))
+        if array.size
     ]
+    known = "finite inputs" if finite else "inputs that are not all finite"
     raise NonFiniteError(
-        f"{np.atleast_1d(value)[tuple(bad)]} at index {bad}; {', '.join(ranges) or 'a leaf'}; "
+        f"{_who(node)} gives {array[tuple(bad)]} at index {bad}, from {known}: {', '.join(ranges) or 'none'}; "
         "change the inputs, or evaluate with check_finite=False"
     ).at(describe(node))
+
+
+def _who(node: Node) -> str:
+    """The op and where it was written, or what it is the adjoint of."""
+    origin = node.origin
+    if origin.kind == "user":
+        return f"`{node.op.name}` at {origin}"
+    place = f" at {origin.where}" if origin.where else ""
+    return f"adjoint of `{origin.of}`{place}" if origin.kind == "vjp" else f"`{node.op.name}` by {origin}"
+
+
+def _name(position: int, source: Node) -> str:
+    if source.op.name != "input":
+        return f"input {position} ({source.op.name})"
+    name = source.attr("name")
+    return f"input {position}" if name.isdigit() else f"input {position} ({name!r})"  # a body's own have numbers

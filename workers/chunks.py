@@ -160,7 +160,8 @@ class ChunkRunner:
         program = self._programs[step.program]
 
         def join(left: Array, right: Array) -> Array:
-            (result,) = program.run({"left": left, "right": right}, self.work.sizes).values()
+            parts = {"left": left, "right": right}
+            (result,) = program.run(parts, self.work.sizes, check_finite=self.work.check_finite).values()
             return result
 
         return join

@@ -43,7 +43,7 @@ class Executor:
             self._compile(graph, kernels)
 
     def _compile(self, graph: Graph, kernels: backends.Kernels) -> None:
-        slot = {node: k for k, node in enumerate(graph.nodes)}
+        self._slot = slot = {node: k for k, node in enumerate(graph.nodes)}
         self._inputs = [(name, slot[node]) for name, node in graph.inputs.items()]
         self._outputs = [(name, slot[node]) for name, node in graph.outputs.items()]
         free = _freed(graph, slot)
@@ -96,7 +96,7 @@ class Executor:
         check_finite: bool = False,
     ) -> dict[str, Array]:
         """Run on checked feeds; `offsets` says where a cut dimension's chunk begins."""
-        program = self._program(sizes, offsets)
+        program = self._program(sizes, offsets, check_finite)
         slots: list[Any] = [None] * self._slots
         for name, at in self._inputs:
             slots[at] = arrays[name]
@@ -106,7 +106,7 @@ class Executor:
                 for done, (kernel, sources, target, attributes, free) in enumerate(program):
                     slots[target] = kernel(*[slots[k] for k in sources], **attributes)
                     if check_finite and target < len(self.graph.nodes):
-                        self._check_finite(self._nodes[done], slots, sources, target)
+                        self._check_finite(self._nodes[done], slots, target)
                     for k in free:
                         slots[k] = None
         except Exception as error:  # noqa: BLE001  # whatever a kernel raises, kernel_error types it or gives it back
@@ -136,22 +136,25 @@ class Executor:
     def _one_pool(self) -> AbstractContextManager[Any]:
         return nullcontext() if self.threads is None else blas.threads(self.threads)
 
-    def _program(self, sizes: Mapping[str, int], offsets: Mapping[str, int]) -> list[Instruction]:
-        key = (*sorted(sizes.items()), *sorted(offsets.items()))
+    def _program(self, sizes: Mapping[str, int], offsets: Mapping[str, int], check_finite: bool) -> list[Instruction]:
+        key = (check_finite, *sorted(sizes.items()), *sorted(offsets.items()))
         known = self._bound.get(key)
         if known is not None:
             self._bound.move_to_end(key)
         else:
             known = self._bound[key] = [
-                (kernel, sources, target, bound_attributes(node, sizes, offsets) if attributes else {}, free)
+                (
+                    kernel, sources, target,
+                    bound_attributes(node, sizes, offsets, check_finite) if attributes else {}, free,
+                )
                 for node, (kernel, sources, target, free, attributes) in zip(self._nodes, self._code, strict=True)
-            ]
+            ]  # fmt: skip
             while len(self._bound) > BOUND_PROGRAMS:
                 self._bound.popitem(last=False)
         return known
 
-    def _check_finite(self, node: Node, slots: list[Any], sources: tuple[int, ...], target: int) -> None:
-        require_finite(node, {node: slots[target], **dict(zip(node.inputs, [slots[k] for k in sources], strict=True))})
+    def _check_finite(self, node: Node, slots: list[Any], target: int) -> None:
+        require_finite(node, {node: slots[target], **{source: slots[self._slot[source]] for source in node.inputs}})
 
 
 def _freed(graph: Graph, slot: Mapping[Node, int]) -> dict[Node, tuple[int, ...]]:

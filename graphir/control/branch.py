@@ -24,7 +24,7 @@ from graphir.control.bodies import (
 )
 from graphir.control.factors import joint_rule
 from graphir.dims import Dim
-from graphir.errors import AttributeValueError, DTypeError, ShapeError
+from graphir.errors import AttributeValueError, DTypeError, GraphError, ShapeError
 from graphir.example import Example, Sample
 from graphir.interpret import BoundBody
 from graphir.node import Array, Attrs, Node, Op
@@ -126,7 +126,10 @@ def _infer_cond(*types: TensorType, then: Body, otherwise: Body, output: int) ->
 def _joint_cond(
     condition: Array, *arrays: Array, outputs: tuple[int, ...], then: BoundBody, otherwise: BoundBody
 ) -> list[Array]:
-    return (then if condition else otherwise)(arrays, outputs)
+    try:
+        return (then if condition else otherwise)(arrays, outputs)
+    except GraphError as error:
+        raise error.within(f"the {'first' if condition else 'second'} branch") from None
 
 
 def _vjp_cond(

@@ -10,7 +10,7 @@ from graphir.body import Body
 from graphir.control.bodies import batch_body, body_of, placeholder, resize, spread_all
 from graphir.control.factors import Factors
 from graphir.dims import Dim
-from graphir.errors import AttributeValueError, DTypeError, LimitError, ShapeError
+from graphir.errors import AttributeValueError, DTypeError, GraphError, LimitError, ShapeError
 from graphir.example import Example, Sample
 from graphir.interpret import BoundBody
 from graphir.node import Array, Attrs, Node, Op
@@ -34,10 +34,13 @@ def _infer(*types: TensorType, test: Body, body: Body, limit: int, output: int) 
 
 def _joint(*arrays: Array, outputs: tuple[int, ...], test: BoundBody, body: BoundBody, limit: int) -> tuple[Array, ...]:
     values, carried = list(arrays), len(body.body.outputs)
-    for _ in range(limit):
-        if not test(values)[0]:
-            return tuple(np.asarray(values[k]) for k in outputs)
-        values[:carried] = body(values)
+    for step in range(limit):
+        try:
+            if not test(values)[0]:
+                return tuple(np.asarray(values[k]) for k in outputs)
+            values[:carried] = body(values)
+        except GraphError as error:
+            raise error.within(f"step {step}") from None
     if not test(values)[0]:
         return tuple(np.asarray(values[k]) for k in outputs)
     raise LimitError(f"the loop's test still holds after {limit} steps; check it, or give while_loop a larger limit=")

@@ -12,7 +12,7 @@ from graphir.body import Body
 from graphir.control import steps
 from graphir.control.schedule import reversal
 from graphir.dims import Dim
-from graphir.errors import AttributeValueError
+from graphir.errors import AttributeValueError, GraphError
 from graphir.interpret import BoundBody
 from graphir.node import Array
 from graphir.types import TensorType
@@ -101,7 +101,10 @@ def joint(
         elif action == "restore":
             state = kept[position]
         elif action == "forward":
-            state = forward([*state, *(x[at] for x in slices), *rest])
+            try:
+                state = forward([*state, *(x[at] for x in slices), *rest])
+            except GraphError as error:
+                raise error.within(f"step {at}") from None
         else:
             run.step(at, [*(x[at] for x in scanned), *state, *others])
             kept.pop(position, None)

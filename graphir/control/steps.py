@@ -12,7 +12,7 @@ from graphir.body import Body
 from graphir.control.bodies import resize
 from graphir.control.factors import Factors
 from graphir.dims import Dim
-from graphir.errors import AttributeValueError, ShapeError
+from graphir.errors import AttributeValueError, GraphError, ShapeError
 from graphir.interpret import BoundBody
 from graphir.node import Array, Attrs, Node
 from graphir.types import TensorType
@@ -130,7 +130,10 @@ class Run:
 
     def step(self, at: int, rest: Sequence[Array]) -> None:
         """Apply the body to the carried values and the `rest` of its inputs; `at` is the number of the slice."""
-        found = self._body([*self._carried, *rest], self._evaluated)
+        try:
+            found = self._body([*self._carried, *rest], self._evaluated)
+        except GraphError as error:
+            raise error.within(f"step {at}") from None
         for c, value in zip(self._needed, found, strict=False):
             self._carried[c] = value
         first = len(self._needed)
