@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from graphir import interpret, reverse
-from graphir.errors import DisconnectedError, ShapeError
+from graphir.errors import AttributeValueError, DisconnectedError, ShapeError
 from graphir.expr import Expr, as_expr, cast
 from graphir.graph import Graph, as_node
 from graphir.node import Array, Node, describe, made_by
@@ -31,7 +31,7 @@ def grad(
     """The gradient of `of` with respect to each of `wrt`: expressions of their shapes and dtypes.
 
     seed: the cotangent of `of`; required unless `of` is a scalar, for which it is 1. constants: expressions held
-    constant. disconnected: "error" raises DisconnectedError, which says where the path breaks; "zero" gives zeros.
+    constant, which no derivative passes through. disconnected: "error" raises DisconnectedError, which says where the path breaks; "zero" gives zeros.
     """
     node = as_node(of)
     if seed is None:
@@ -53,9 +53,16 @@ def vjp(
     constants: Iterable[Expr] = (),
     disconnected: Disconnected = "error",
 ) -> tuple[Expr, ...]:
-    """The vector-Jacobian product: sum over outputs of cotangent times Jacobian, for each of `wrt`."""
-    targets, sources = [as_node(o) for o in outputs], _sources(wrt)
-    held = frozenset(as_node(c) for c in constants)
+    """The vector-Jacobian product: sum over outputs of cotangent times Jacobian, for each of `wrt`.
+
+    A cotangent is not differentiated here, even where it depends on `wrt`. constants, disconnected: as for `grad`.
+    """
+    targets, sources = as_nodes(outputs, "outputs"), as_nodes(wrt, "wrt")
+    held = frozenset(as_nodes(constants, "constants"))
+    if disconnected not in ("error", "zero"):
+        raise AttributeValueError(f"disconnected is 'error' or 'zero', not {disconnected!r}")
+    if len(cotangents) != len(targets):
+        raise ShapeError(f"vjp needs one cotangent for each of {len(targets)} outputs, not {len(cotangents)}")
     for target in targets:
         if target.type.dtype.kind != "f":
             raise DisconnectedError(f"{target.type} carries no derivative; cast it to a float").at(describe(target))
@@ -76,8 +83,9 @@ def vjp(
 def hvp(of: Expr, wrt: Sequence[Expr], vectors: Sequence[Any]) -> tuple[Expr, ...]:
     """The Hessian of a scalar times vectors, one for each of `wrt`: reverse over reverse (Pearlmutter 1994)."""
     gradients = grad(of, wrt)
-    held = [v for v in vectors if isinstance(v, Expr)]
-    return vjp(gradients, wrt, vectors, constants=held, disconnected="zero")
+    if len(vectors) != len(gradients):
+        raise ShapeError(f"hvp needs one vector for each of {len(gradients)} variables, not {len(vectors)}")
+    return vjp(gradients, wrt, vectors, disconnected="zero")
 
 
 @located
@@ -110,10 +118,11 @@ def stop_gradient(x: Any) -> Expr:
     return Expr(select.stop_gradient(as_expr(x).node))
 
 
-def _sources(wrt: Sequence[Expr]) -> list[Node]:
-    if isinstance(wrt, Expr | Node):
-        raise ShapeError("wrt is a list of expressions; write [w] for one")
-    return [as_node(w) for w in wrt]
+def as_nodes(values: Iterable[Expr], what: str) -> list[Node]:
+    """The nodes of a list of expressions; ShapeError for one expression, which is not a list."""
+    if isinstance(values, Expr | Node):
+        raise ShapeError(f"{what} is a list of expressions; write [w] for one")
+    return [as_node(value) for value in values]
 
 
 def _cotangent(value: Any, target: Node) -> Node:

@@ -16,7 +16,7 @@ from graphir.batch import batch_values
 from graphir.dims import Dim
 from graphir.errors import DisconnectedError, GraphError, MissingExtraError, ShapeError
 from graphir.expr import Expr
-from graphir.grad import grad, vjp
+from graphir.grad import as_nodes, grad, vjp
 from graphir.graph import as_node
 from graphir.node import Node, describe, made_by
 from graphir.ops import layout
@@ -33,9 +33,9 @@ def stand_in(node: Node) -> Node:
 
 def jvp(outputs: Sequence[Expr], wrt: Sequence[Expr], tangents: Sequence[Any]) -> tuple[Expr, ...]:
     """The Jacobian of each output times the tangents, one for each of `wrt` and of its shape."""
-    if len(wrt) != len(tangents):
+    if len(as_nodes(wrt, "wrt")) != len(tangents):
         raise ShapeError(f"jvp needs one tangent for each of {len(wrt)} variables, not {len(tangents)}")
-    targets = [as_node(output) for output in outputs]
+    targets = as_nodes(outputs, "outputs")
     results = []
     for target in targets:
         cotangent = stand_in(target)

@@ -51,7 +51,7 @@ def _backward(
     outputs: Sequence[Node], cotangents: Sequence[Node], wrt: Sequence[Node], constants: frozenset[Node]
 ) -> list[Node | None]:
     nodes = walk.ancestors(outputs, stop=constants)
-    active = active_nodes(nodes, wrt, constants)
+    active = active_nodes(nodes, [node for node in wrt if node not in constants], constants)
     pending: dict[Node, Node] = {}
     token = set_origin(None)
     try:
@@ -131,6 +131,8 @@ def explain_break(outputs: Sequence[Node], wrt: Node, constants: frozenset[Node]
         return DisconnectedError(
             f"{name!r} is {wrt.type}: only floats carry derivatives; declare or cast it as a float"
         )
+    if wrt in constants:
+        return DisconnectedError(f"{name!r} is held constant; leave it out of wrt or of constants")
     nodes = walk.ancestors(outputs)
     if wrt not in set(nodes):
         return DisconnectedError(
@@ -144,7 +146,7 @@ def explain_break(outputs: Sequence[Node], wrt: Node, constants: frozenset[Node]
                     f"the path from {name!r} is not differentiable: {_reason(node, position, constants)}; "
                     "pass disconnected='zero' if zeros are meant"
                 ).at(f"{describe(node)}\n  path: {_path(wrt, source, active)} -> {node.op.name}")
-    return DisconnectedError(f"{name!r} is held constant; leave it out of wrt or of constants")
+    return DisconnectedError(f"no derivative reaches {name!r}; pass disconnected='zero' if zeros are meant")
 
 
 def _reason(node: Node, position: int, constants: frozenset[Node]) -> str:

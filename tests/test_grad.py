@@ -85,6 +85,106 @@ def test_grad_needs_a_scalar_and_a_list() -> None:
         gi.grad(gi.sum(x), x)  # type: ignore[arg-type]  # the mistake under test
 
 
+def test_constants_block_paths_and_nothing_else() -> None:
+    x, point = gi.input("x", (3,)), np.array([0.3, -0.8, 1.7])
+    y = gi.sin(x)
+    value = gi.sum(y * gi.exp(x) * gi.cos(y))
+    held = gi.grad(value, [x], constants=[y])[0]
+    stopped = gi.grad(value, [x], constants=[gi.cos(y)])[0]
+
+    def partly(which: str) -> Any:
+        def function(x: Any) -> Any:
+            y = jnp.sin(x)
+            first = jax.lax.stop_gradient(y) if which == "y" else y
+            return jnp.sum(first * jnp.exp(x) * jax.lax.stop_gradient(jnp.cos(y)))
+
+        return jax.grad(function)(point)
+
+    np.testing.assert_allclose(_value(held, x=point), partly("y"), rtol=1e-14)
+    np.testing.assert_allclose(_value(stopped, x=point), partly("cos"), rtol=1e-14)
+    assert gi.grad(value, [x], constants=[gi.tanh(x)])[0].node is gi.grad(value, [x])[0].node
+    (second,) = gi.grad(gi.sum(held), [x])  # what was held is not held for ever
+    expected = jax.grad(lambda v: jnp.sum(jnp.sin(v) * jnp.cos(jnp.sin(v)) * jnp.exp(v)))(point)
+    np.testing.assert_allclose(_value(second, x=point), expected, rtol=1e-13)
+
+
+def test_constants_on_every_path_are_an_error_or_zero() -> None:
+    x = gi.input("x", (3,))
+    y = gi.sin(x)
+    with pytest.raises(gi.DisconnectedError, match=r"(?s)sin is among the constants.*path: x -> sin"):
+        gi.grad(gi.sum(y), [x], constants=[y])
+    with pytest.raises(gi.DisconnectedError, match="'x' is held constant; leave it out of wrt or of constants"):
+        gi.grad(gi.sum(y), [x], constants=[x])
+    for held in (x, y):
+        (zero,) = gi.grad(gi.sum(y), [x], constants=[held], disconnected="zero")
+        assert not _value(zero, x=np.ones(3)).any()
+    with pytest.raises(gi.ShapeError, match="constants is a list"):
+        gi.grad(gi.sum(y), [x], constants=y)
+
+
+def test_seeds_may_be_arrays_expressions_and_of_other_dtypes() -> None:
+    x, point = gi.input("x", (3,)), np.array([0.3, -0.8, 1.7])
+    weights = np.array([1.0, -2.0, 3.0])
+    for seed in (weights, gi.constant(weights), gi.constant(weights.astype("float32")), gi.constant([1, -2, 3])):
+        (found,) = gi.grad(gi.sin(x), [x], seed=seed)
+        np.testing.assert_allclose(_value(found, x=point), weights * np.cos(point), rtol=1e-15)
+    (own,) = gi.grad(gi.sin(x), [x], seed=gi.exp(x))  # a seed is not differentiated at first, but later it is
+    np.testing.assert_allclose(_value(own, x=point), np.exp(point) * np.cos(point), rtol=1e-15)
+    (later,) = gi.grad(gi.sum(own), [x])
+    np.testing.assert_allclose(_value(later, x=point), np.exp(point) * (np.cos(point) - np.sin(point)), rtol=1e-14)
+    for wrong in (2.0, np.ones(2), np.ones((1, 3))):
+        with pytest.raises(gi.ShapeError, match="one of the same shape"):
+            gi.grad(gi.sin(x), [x], seed=wrong)
+
+
+def test_several_outputs_and_variables() -> None:
+    x, w = gi.input("x", (3,)), gi.input("w", (3, 3))
+    rng = np.random.default_rng(2)
+    at, weights, cts = rng.normal(size=3), rng.normal(size=(3, 3)), (rng.normal(size=3), np.array(0.7))
+    y = gi.tanh(x @ w)
+    found = gi.vjp([y, gi.sum(y * x)], [w, x, y, x], list(cts))
+    expected = jax.vjp(lambda x, w: (jnp.tanh(x @ w), jnp.sum(jnp.tanh(x @ w) * x)), at, weights)[1](cts)
+    by_y = cts[0] + cts[1] * at
+    for expr, want in zip(found, (expected[1], expected[0], by_y, expected[0]), strict=True):
+        np.testing.assert_allclose(_value(expr, x=at, w=weights), want, rtol=1e-13)
+
+
+def test_hvp_along_a_vector_that_the_value_depends_on() -> None:
+    x, point = gi.input("x", (3,)), np.array([0.3, -0.8, 1.7])
+    y = gi.sin(x)
+    hessian = jax.hessian(lambda v: jnp.sum(jnp.sin(v) ** 2 * jnp.prod(v)))(point)
+    for vector, along in ((y, np.sin(point)), (x, point), (np.ones(3), np.ones(3))):
+        (product,) = gi.hvp(gi.sum(y**2 * gi.prod(x)), [x], [vector])
+        np.testing.assert_allclose(_value(product, x=point), hessian @ along, rtol=1e-12)
+
+
+def test_zeros_where_one_of_several_is_disconnected() -> None:
+    x, other, k = gi.input("x", ("n",)), gi.input("other", ("n", 2), "float32"), gi.input("k", (2,), "int32")
+    found = gi.grad(gi.sum(gi.sin(x)), [x, other, k], disconnected="zero")
+    out = gi.evaluate(
+        gi.Graph({f"d{j}": g for j, g in enumerate(found)}, inputs=[x, other, k]),
+        {"x": np.ones(4), "other": np.ones((4, 2), "float32"), "k": [1, 2]},
+    )
+    assert [(v.dtype.name, v.shape, v.any()) for v in out.values()] == [
+        ("float64", (4,), True), ("float32", (4, 2), False), ("int32", (2,), False)
+    ]  # fmt: skip
+
+
+def test_what_does_not_fit_is_said() -> None:
+    x = gi.input("x", (3,))
+    y = gi.sin(x)
+    with pytest.raises(gi.ShapeError, match="one cotangent for each of 1 outputs, not 2"):
+        gi.vjp([y], [x], [np.ones(3), np.ones(3)])
+    with pytest.raises(gi.ShapeError, match="one vector for each of 1 variables, not 0"):
+        gi.hvp(gi.sum(y), [x], [])
+    with pytest.raises(gi.ShapeError, match="outputs is a list"):
+        gi.vjp(y, [x], [np.ones(3)])  # type: ignore[arg-type]  # the mistake under test
+    with pytest.raises(gi.ShapeError, match="outputs is a list"):
+        gi.jvp(y, [x], [np.ones(3)])  # type: ignore[arg-type]  # the mistake under test
+    with pytest.raises(gi.GraphError, match="disconnected is 'error' or 'zero', not 'none'"):
+        gi.grad(gi.sum(y), [x], disconnected="none")  # type: ignore[arg-type]  # the mistake under test
+
+
 def test_long_chain_needs_no_recursion() -> None:
     x = gi.input("x")
     y = x
