@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from graphir import control as control
 from graphir import draw as draw
+from graphir import linalg as linalg
 from graphir import random as random
 from graphir import text as text
 from graphir.arrange import (
@@ -178,6 +179,7 @@ from graphir.errors import (
     PlanError,
     ServiceUnavailable,
     ShapeError,
+    SingularMatrixError,
     Unauthorized,
     UnknownOpError,
 )
@@ -248,6 +250,7 @@ __all__ = [
     "PlanError",
     "ServiceUnavailable",
     "ShapeError",
+    "SingularMatrixError",
     "Unauthorized",
     "UnknownOpError",
     "abs",

@@ -27,10 +27,14 @@ def _total(nodes: Iterable[Node], sizes: Mapping[str, int]) -> int:
     groups = walk.siblings(nodes)
     later = {node for group in groups.values() for node in group[1:]}  # evaluated with the first
     return sum(
-        _control_operations(groups[node], sizes) if node in groups else node_operations(node, sizes)
+        _control_operations(groups[node], sizes) if _has_body(node) else node_operations(node, sizes)
         for node in nodes
         if node not in later
     )
+
+
+def _has_body(node: Node) -> bool:
+    return "graph" in node.op.attrs.values()
 
 
 def _control_operations(group: Sequence[Node], sizes: Mapping[str, int]) -> int:
@@ -59,9 +63,10 @@ def node_operations(node: Node, sizes: Mapping[str, int]) -> int:
     """Operations of one node."""
     if node.op.cheap:
         return 0
-    if any(kind == "graph" for kind in node.op.attrs.values()):
+    if _has_body(node):
         return _control_operations((node,), sizes)
     rule = node.op.axis_rule(tuple(source.type for source in node.inputs), node.attrs)
     out = node.type.bind(sizes)
-    points = prod(out) if rule is None else rule.work([i.type.bind(sizes) for i in node.inputs], out)
-    return points * node.op.cost
+    shapes = [i.type.bind(sizes) for i in node.inputs]
+    points = prod(out) if rule is None else rule.work(shapes, out)
+    return points * (node.op.cost(*shapes) if callable(node.op.cost) else node.op.cost)

@@ -78,6 +78,10 @@ class EvaluationError(GraphError):
     """A kernel failed on the values it was given."""
 
 
+class SingularMatrixError(EvaluationError):
+    """A matrix has no inverse, or no factors of the kind asked for."""
+
+
 class NonFiniteError(GraphError):
     """A NaN or an infinity appeared where `check_finite=True` forbids it."""
 

@@ -14,12 +14,16 @@ import numpy.typing as npt
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """An array with uniformly drawn values: floats in [low, high), integers in [low, high)."""
+    """An array with uniformly drawn values: floats in [low, high), integers in [low, high).
+
+    diagonal: what is added to the diagonals of the matrices in the last two axes.
+    """
 
     shape: tuple[int, ...] = ()
     dtype: str = "float64"
     low: float = -2.0
     high: float = 2.0
+    diagonal: float = 0.0
 
     def draw(self, rng: np.random.Generator) -> npt.NDArray[Any]:
         """The array."""
@@ -29,7 +33,10 @@ class Sample:
         if dtype.kind in "iu":
             low = max(int(self.low), 0) if dtype.kind == "u" else int(self.low)
             return np.asarray(rng.integers(low, int(self.high), self.shape), dtype)
-        return np.asarray(rng.uniform(self.low, self.high, self.shape), dtype)
+        values = rng.uniform(self.low, self.high, self.shape)
+        return np.asarray(
+            values + self.diagonal * np.eye(self.shape[-2], self.shape[-1]) if self.diagonal else values, dtype
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,7 +58,8 @@ class Op:
     cheap: costs next to nothing (a view, a leaf): recomputed rather than sent.
     offset: the kernel also takes `offset`, the position of the chunk along each axis of the output.
     decompose(*inputs, **attrs) -> Node: the same in simpler ops, for where the op itself cannot be cut.
-    cost: floating-point operations per index point of the axis rule.
+    cost: floating-point operations per index point of the axis rule; a function of the inputs' shapes where it
+    depends on these.
     joint: for an op with several outputs, of which the attribute `output` names one: applications that differ in
     `output` alone are evaluated together by joint(*arrays, outputs=(...), **attrs) -> tuple, and differentiated
     together by vjp({output: ct}, wanted, *inputs, **attrs) -> a cotangent or None for each input; only those of the
@@ -87,7 +88,7 @@ class Op:
         cheap: bool = False,
         offset: bool = False,
         decompose: Rule | None = None,
-        cost: int = 1,
+        cost: int | Callable[..., int] = 1,
         version: int = 1,
         joint: Rule | None = None,
         local: Rule | None = None,

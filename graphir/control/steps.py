@@ -193,7 +193,7 @@ def dear_values(plan: Layout, image: dict[Node, Node], results: Sequence[Node]) 
 def _is_dear(node: Node) -> bool:
     rule = node.op.axis_rule(tuple(i.type for i in node.inputs), node.attrs)
     contracts = rule is None or any(name not in rule.output for axes in rule.inputs for name in axes)
-    return contracts or node.op.cost > CHEAP
+    return contracts or callable(node.op.cost) or node.op.cost > CHEAP
 
 
 # ---- cutting ----

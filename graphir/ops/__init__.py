@@ -1,17 +1,21 @@
 """The op families, one a file; importing the package fills the registry.
 
 Families import one another in one direction: sources, layout, select, arithmetic, transcendental, scans,
-reduction, then contraction, indexing, gather, ordering, special, random, fourier and bits.
+reduction, then contraction, indexing, gather, ordering, special, random, fourier, bits, matrices, linalg and
+factorisations.
 """
 
 from graphir.ops import (
     arithmetic,
     bits,
     contraction,
+    factorisations,
     fourier,
     gather,
     indexing,
     layout,
+    linalg,
+    matrices,
     ordering,
     random,
     reduction,
@@ -26,10 +30,13 @@ __all__ = [
     "arithmetic",
     "bits",
     "contraction",
+    "factorisations",
     "fourier",
     "gather",
     "indexing",
     "layout",
+    "linalg",
+    "matrices",
     "ordering",
     "random",
     "reduction",
