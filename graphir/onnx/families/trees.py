@@ -135,7 +135,7 @@ def _tree_ensemble(call: Call) -> Expr:
 
 
 def _aggregated(call: Call, weight: Expr, mine: Expr, trees: int) -> Expr:
-    """The weights of each target's leaves joined over the trees: (sample, target)."""
+    """The weights of each target's leaves joined over the trees: (sample, target); 0 for a target without any."""
     number = call.attr("aggregate_function", 1)
     if number in (0, 1):
         total = array.where(mine, weight, scalar(0, weight)).sum(1)
@@ -145,7 +145,8 @@ def _aggregated(call: Call, weight: Expr, mine: Expr, trees: int) -> Expr:
     bounds = np.finfo(weight.dtype)
     rest = scalar(bounds.max if number == 2 else bounds.min, weight)
     chosen = array.where(mine, weight, rest)
-    return chosen.min(1) if number == 2 else chosen.max(1)
+    extreme = chosen.min(1) if number == 2 else chosen.max(1)
+    return array.where(array.any(mine, 1), extreme, scalar(0, weight))
 
 
 def _transformed(call: Call, scores: Expr) -> Expr:

@@ -1,0 +1,311 @@
+"""Operators beyond plain networks: values against onnxruntime with a named batch, derivatives against differences."""
+
+import itertools
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import parser
+
+import graphir as gi
+
+onnxruntime.set_default_logger_severity(4)
+RNG = np.random.default_rng(11)
+
+
+def model(body: str, opset: int = 19) -> bytes:
+    header = f'<ir_version: 10, opset_import: ["" : {opset}, "ai.onnx.ml" : 5]>\n'
+    proto = parser.parse_model(header + body)
+    onnx.checker.check_model(proto, full_check=True)
+    return proto.SerializeToString()
+
+
+def expected(data: bytes, feeds: dict[str, Any]) -> list[Any]:
+    return onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"]).run(None, feeds)
+
+
+def agree(body: str, feeds: dict[str, Any], opset: int = 19, rtol: float = 1e-5, atol: float = 1e-5) -> None:
+    """The same numbers as onnxruntime; the batch keeps its name."""
+    data = model(body, opset)
+    graph = gi.from_onnx(data)
+    for got, want in zip(gi.evaluate(graph, feeds).values(), expected(data, feeds), strict=True):
+        assert (got.dtype, got.shape) == (want.dtype, want.shape)
+        np.testing.assert_allclose(got, want, rtol, atol)
+
+
+def slopes_agree(body: str, feeds: dict[str, Any], wrt: list[str], opset: int = 19) -> None:
+    """In double precision, the derivative along a direction against central differences."""
+    graph = gi.from_onnx(model(body.replace("float[", "double["), opset))
+    values = {k: v.astype(np.float64) if v.dtype == np.float32 else v for k, v in feeds.items()}
+    (out,) = graph.outputs.values()
+    loss = gi.sum(gi.sin(gi.Expr(out)))
+    gradients = gi.grad(loss, [gi.Expr(graph.inputs[name]) for name in wrt])
+    whole = gi.Graph({"loss": loss, **dict(zip(wrt, gradients, strict=True))}, inputs=list(graph.inputs.values()))
+    found = gi.evaluate(whole, values)
+    ways = {name: np.random.default_rng(6).normal(size=values[name].shape) for name in wrt}
+    step = 1e-6
+
+    def at(t: float) -> float:
+        return float(gi.evaluate(whole, {k: v + t * ways[k] if k in ways else v for k, v in values.items()})["loss"])
+
+    slope = sum(float(np.sum(found[name] * ways[name])) for name in wrt)
+    np.testing.assert_allclose(slope, (at(step) - at(-step)) / (2 * step), rtol=1e-5, atol=1e-7)
+
+
+def floats(*shape: int) -> np.ndarray:
+    return RNG.normal(size=shape).astype(np.float32)
+
+
+# ---- Resize ----
+
+COORDINATES = ["half_pixel", "pytorch_half_pixel", "align_corners", "asymmetric"]
+
+
+@pytest.mark.parametrize("sizes", ["7, 4", "3, 9"])
+@pytest.mark.parametrize(("mode", "coordinates"), list(itertools.product(["nearest", "linear", "cubic"], COORDINATES)))
+def test_resizing_to_sizes(mode: str, coordinates: str, sizes: str) -> None:
+    body = f"""g (float[n,2,5,6] x) => (float[n,2,a,b] y) <int64[2] s = {{{sizes}}}> {{
+        y = Resize <axes = [2, 3], mode = "{mode}", coordinate_transformation_mode = "{coordinates}"> (x, , , s)
+    }}"""
+    feeds = {"x": floats(3, 2, 5, 6)}
+    agree(body, feeds)
+    slopes_agree(body, feeds, ["x"])
+
+
+@pytest.mark.parametrize("mode", ["linear", "cubic"])
+@pytest.mark.parametrize("scales", ["1.0, 1.0, 0.6, 0.5", "1.0, 1.0, 1.5, 0.3"])
+def test_resizing_with_antialiasing(mode: str, scales: str) -> None:
+    body = f"""g (float[n,3,10,12] x) => (float[n,3,a,b] y) <float[4] s = {{{scales}}}> {{
+        y = Resize <antialias = 1, exclude_outside = 1, mode = "{mode}"> (x, , s)
+    }}"""
+    agree(body, {"x": floats(2, 3, 10, 12)})
+
+
+@pytest.mark.parametrize("rounding", ["round_prefer_floor", "round_prefer_ceil", "floor", "ceil"])
+def test_resizing_to_the_nearest(rounding: str) -> None:
+    body = f"""g (float[n,1,5,6] x) => (float[n,1,a,b] y) <float[4] s = {{1.0, 1.0, 2.0, 1.7}}> {{
+        y = Resize <nearest_mode = "{rounding}", coordinate_transformation_mode = "asymmetric"> (x, , s)
+    }}"""
+    agree(body, {"x": floats(2, 1, 5, 6)})
+
+
+def test_cropping_and_resizing() -> None:
+    body = """g (float[n,1,5,6] x) => (float[n,1,a,b] y)
+    <float[8] roi = {0.0, 0.0, 0.2, -0.3, 1.0, 1.0, 0.9, 0.8}, int64[4] s = {2, 1, 4, 5}> {
+        y = Resize <mode = "linear", coordinate_transformation_mode = "tf_crop_and_resize", extrapolation_value = 7.0>
+            (x, roi, , s)
+    }"""
+    data = model(body.replace("[n,", "[2,"))
+    feeds = {"x": floats(2, 1, 5, 6)}
+    np.testing.assert_allclose(gi.evaluate(gi.from_onnx(data), feeds)["y"], expected(data, feeds)[0], 1e-5)
+
+
+def test_a_named_axis_is_not_resized() -> None:
+    body = """g (float[n,1,5,h] x) => (float[n,1,a,b] y) <float[4] s = {1.0, 1.0, 2.0, 1.5}> {
+        y = Resize <mode = "linear"> (x, , s)
+    }"""
+    with pytest.raises(gi.ShapeError, match="axis 3 of named size 'h' cannot be resized"):
+        gi.from_onnx(model(body))
+
+
+# ---- sampling ----
+
+
+@pytest.mark.parametrize("corners", [0, 1])
+@pytest.mark.parametrize("padding", ["zeros", "border", "reflection"])
+@pytest.mark.parametrize("mode", ["bilinear", "nearest", "bicubic"])
+def test_grid_samples(mode: str, padding: str, corners: int) -> None:
+    body = f"""g (float[n,2,5,6] x, float[n,4,3,2] grid) => (float[n,2,4,3] y) {{
+        y = GridSample <mode = "{mode}", padding_mode = "{padding}", align_corners = {corners}> (x, grid)
+    }}"""
+    feeds = {"x": floats(3, 2, 5, 6), "grid": RNG.uniform(-1.6, 1.6, (3, 4, 3, 2)).astype(np.float32)}
+    agree(body, feeds, rtol=1e-4, atol=1e-4)
+    slopes_agree(body, feeds, ["x"] if mode == "nearest" else ["x", "grid"])
+
+
+@pytest.mark.parametrize("mode", ["avg", "max"])
+@pytest.mark.parametrize("pixel", ["half_pixel", "output_half_pixel"])
+def test_regions_are_aligned(mode: str, pixel: str) -> None:
+    body = f"""g (float[m,2,9,8] x, float[r,4] rois, int64[r] images) => (float[r,2,3,2] y) {{
+        y = RoiAlign <mode = "{mode}", coordinate_transformation_mode = "{pixel}", sampling_ratio = 2,
+            output_height = 3, output_width = 2, spatial_scale = 0.5> (x, rois, images)
+    }}"""
+    corner = RNG.uniform(-2, 10, (5, 2))
+    rois = np.concatenate([corner, corner + RNG.uniform(1, 12, (5, 2))], 1).astype(np.float32)
+    feeds = {"x": np.abs(floats(2, 2, 9, 8)), "rois": rois, "images": np.array([0, 1, 1, 0, 1])}
+    if mode == "avg":  # onnxruntime interpolates before it takes the maximum, unlike the standard's reference
+        agree(body, feeds)
+    slopes_agree(body, feeds, ["x", "rois"])
+
+
+def test_regions_with_as_many_samples_as_they_need() -> None:
+    body = """g (float[m,2,9,8] x, float[3,4] rois, int64[3] images) => (float[3,2,3,2] y) {
+        y = RoiAlign <output_height = 3, output_width = 2> (x, rois, images)
+    }"""
+    rois = np.array([[0, 1, 5, 4], [2, 2, 3, 8], [1, 0, 7, 7]], np.float32)
+    feeds = {"x": floats(2, 2, 9, 8), "rois": rois, "images": np.array([0, 1, 1])}
+    data = model(body)
+    with pytest.raises(gi.BindError, match="rois"):
+        gi.from_onnx(data)
+    graph = gi.from_onnx(data, bind={"rois": rois})
+    found = gi.evaluate(graph, {"x": feeds["x"], "images": feeds["images"]})["y"]
+    np.testing.assert_allclose(found, expected(data, feeds)[0], 1e-4, 1e-5)
+
+
+@pytest.mark.parametrize(("groups", "parts"), [(1, 1), (2, 1), (1, 2), (2, 4)])
+def test_deformed_convolutions(groups: int, parts: int) -> None:
+    body = f"""g (float[n,4,6,7] x, float[6,{4 // groups},3,2] w, float[n,{12 * parts},5,6] d, float[6] b,
+        float[n,{6 * parts},5,6] m) => (float[n,6,5,6] y) {{
+        y = DeformConv <group = {groups}, offset_group = {parts}, pads = [1, 0, 0, 0]> (x, w, d, b, m)
+    }}"""
+    feeds = {
+        "x": floats(2, 4, 6, 7),
+        "w": floats(6, 4 // groups, 3, 2),
+        "d": floats(2, 12 * parts, 5, 6),
+        "b": floats(6),
+        "m": floats(2, 6 * parts, 5, 6),
+    }
+    agree(body, feeds, rtol=1e-4, atol=1e-4)
+    slopes_agree(body, feeds, list(feeds))
+
+
+# ---- quantised values ----
+
+
+def test_quantised_values_round_to_even_and_saturate() -> None:
+    body = """g (float[n,3] x, float[3] s, int8[3] z) => (int8[n,3] q, float[n,3] y) {
+        q = QuantizeLinear (x, s, z)
+        y = DequantizeLinear (q, s, z)
+    }"""
+    x = np.concatenate([np.arange(-8, 9)[:, None] / np.array([2, 4, 8]), np.full((2, 3), [[300], [-400]])])
+    feeds = {"x": x.astype(np.float32), "s": np.array([1, 0.5, 0.25], np.float32), "z": np.array([0, 3, -7], np.int8)}
+    agree(body, feeds)
+
+
+@pytest.mark.parametrize("kind", ["uint8", "int8"])
+def test_quantised_products_and_convolutions(kind: str) -> None:
+    info = np.iinfo(kind)
+    a, b = (RNG.integers(info.min, info.max, shape).astype(kind) for shape in ((5, 4), (4, 3)))
+    scales = "float sa = {0.02}, float sb = {0.05}, float sy = {0.7}"
+    zeros = f"{kind} za = {{3}}, {kind} zb = {{5}}, {kind} zy = {{9}}"
+    agree(
+        f"""g ({kind}[n,4] a, {kind}[4,3] b) => (int32[n,3] i, {kind}[n,3] q) <{scales}, {zeros}> {{
+            i = MatMulInteger (a, b, za, zb)
+            q = QLinearMatMul (a, sa, za, b, sb, zb, sy, zy)
+        }}""",
+        {"a": a, "b": b},
+        atol=0,
+    )
+
+
+def test_quantised_convolutions_with_a_scale_for_each_filter() -> None:
+    x, w = RNG.integers(0, 255, (2, 2, 6, 5)).astype(np.uint8), RNG.integers(-90, 90, (4, 2, 3, 3)).astype(np.int8)
+    agree(
+        """g (uint8[n,2,6,5] x, int8[4,2,3,3] w, int32[4] b, float[4] sw) => (uint8[n,4,6,5] y)
+        <float sx = {0.02}, uint8 zx = {120}, int8[4] zw = {0, 0, 0, 0}, float sy = {0.3}, uint8 zy = {128}> {
+            y = QLinearConv <pads = [1, 1, 1, 1]> (x, sx, zx, w, sw, zw, sy, zy, b)
+        }""",
+        {"x": x, "w": w, "b": np.arange(4, dtype=np.int32) * 50, "sw": np.linspace(0.01, 0.05, 4, dtype=np.float32)},
+        atol=0,
+    )
+
+
+# ---- signals ----
+
+
+@pytest.mark.parametrize("size", [7, 8])
+@pytest.mark.parametrize(("parts", "attributes"), [(1, "onesided = 1"), (1, ""), (2, ""), (2, "inverse = 1")])
+def test_fourier_transforms(parts: int, attributes: str, size: int) -> None:
+    body = f"""g (float[n,{size},{parts}] x) => (float[n,k,2] y) {{ y = DFT <{attributes or "onesided = 0"}> (x) }}"""
+    feeds = {"x": floats(3, size, parts)}
+    agree(body, feeds)
+    slopes_agree(body, feeds, ["x"])
+
+
+@pytest.mark.parametrize("size", [7, 8, 3, 12])
+def test_real_inverse_transforms(size: int) -> None:
+    body = f"""g (float[n,5,2] x) => (float[n,k,1] y) <int64 size = {{{size}}}, int64 axis = {{1}}> {{
+        y = DFT <inverse = 1, onesided = 1> (x, size, axis)
+    }}"""
+    x = floats(3, 5, 2)
+    found = gi.evaluate(gi.from_onnx(model(body, 20)), {"x": x})["y"]
+    np.testing.assert_allclose(found[..., 0], np.fft.irfft(x[..., 0] + 1j * x[..., 1], size), rtol=1e-4, atol=1e-6)
+    slopes_agree(body, {"x": x}, ["x"], 20)
+
+
+def test_transforms_of_frames() -> None:
+    body = """g (float[n,32,1] x, float[8] w) => (float[n,f,k,2] y) <int64 step = {3}> {
+        y = STFT (x, step, w)
+    }"""
+    feeds = {"x": floats(2, 32, 1), "w": np.hanning(8).astype(np.float32)}
+    agree(body, feeds)
+    slopes_agree(body, feeds, ["x", "w"])
+
+
+def test_the_mel_scale() -> None:
+    body = """g (float[n] x) => (float[a,b] y)
+    <int64 bins = {9}, int64 size = {64}, int64 rate = {8000}, float low = {20.0}, float high = {3900.0}> {
+        y = MelWeightMatrix (bins, size, rate, low, high)
+    }"""
+    agree(body, {"x": floats(1)})
+
+
+# ---- writing blocks ----
+
+
+def test_blocks_are_added_back() -> None:
+    body = """g (float[n,12,6] x) => (float[n,2,5,6] y) <int64[2] image = {5, 6}, int64[2] block = {3, 2}> {
+        y = Col2Im <strides = [2, 2], pads = [1, 0, 0, 0]> (x, image, block)
+    }"""
+    feeds = {"x": floats(3, 12, 6)}
+    agree(body, feeds)
+    slopes_agree(body, feeds, ["x"])
+
+
+# ---- trees ----
+
+
+@pytest.mark.parametrize("aggregate", [0, 1, 2, 3])
+def test_trees(aggregate: int) -> None:
+    count, features = 7, 4  # a full tree of three levels, twice
+    splits, leaves = RNG.normal(size=2 * count), RNG.normal(size=16)
+    inner = [2 * k + 1 for k in range(3)], [2 * k + 2 for k in range(3)]
+    sides = []
+    for side in range(2):
+        numbers = [j + t * count for t in range(2) for j in inner[side] + [0] * 4]
+        for t in range(2):
+            for k in range(4):
+                numbers[t * count + 3 + k] = t * 8 + 2 * k + side
+        sides.append(numbers)
+    leaf = [int(k >= 3) for _ in range(2) for k in range(count)]
+    node = onnx.helper.make_node(
+        "TreeEnsemble", ["x"], ["y"], domain="ai.onnx.ml", n_targets=3, aggregate_function=aggregate, post_transform=0,
+        tree_roots=[0, count],
+        nodes_splits=onnx.numpy_helper.from_array(splits.astype(np.float32)),
+        nodes_modes=onnx.numpy_helper.from_array(np.zeros(2 * count, np.uint8)),
+        nodes_featureids=[int(k) for k in RNG.integers(0, features, 2 * count)],
+        nodes_truenodeids=sides[0], nodes_falsenodeids=sides[1], nodes_trueleafs=leaf, nodes_falseleafs=leaf,
+        leaf_targetids=[k % 3 for k in range(16)],
+        leaf_weights=onnx.numpy_helper.from_array(leaves.astype(np.float32)),
+    )  # fmt: skip
+    info = onnx.helper.make_tensor_value_info
+    graph = onnx.helper.make_graph([node], "g", [info("x", 1, ["n", features])], [info("y", 1, ["n", 3])])
+    opsets = [onnx.helper.make_opsetid("", 19), onnx.helper.make_opsetid("ai.onnx.ml", 5)]
+    data = onnx.helper.make_model(graph, opset_imports=opsets, ir_version=10).SerializeToString()
+    feeds = {"x": floats(9, features)}
+    np.testing.assert_allclose(gi.evaluate(gi.from_onnx(data), feeds)["y"], expected(data, feeds)[0], 1e-5, 1e-6)
+
+
+# ---- bits ----
+
+
+def test_bits_are_read_as_another_type() -> None:
+    x = floats(5, 2)
+    data = model("g (float[n,2] x) => (int32[n,2] y) { y = BitCast <to = 6> (x) }", 26)
+    np.testing.assert_array_equal(gi.evaluate(gi.from_onnx(data), {"x": x})["y"], x.view(np.int32))
+    proto = onnx.ModelProto.FromString(data)
+    proto.graph.node[0].attribute[0].i = onnx.TensorProto.INT64
+    with pytest.raises(gi.DTypeError, match="widths must be equal"):
+        gi.from_onnx(proto.SerializeToString())
