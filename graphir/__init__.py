@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from graphir import control as control
 from graphir import draw as draw
 from graphir import linalg as linalg
+from graphir import nn as nn
 from graphir import random as random
 from graphir import text as text
 from graphir.arrange import (
@@ -204,6 +205,7 @@ from graphir.manipulate import (
     transpose,
     unstack,
 )
+from graphir.nn import conv
 from graphir.onnx import from_onnx
 from graphir.partial import partial
 from graphir.products import outer, tensordot, vecdot
@@ -290,6 +292,7 @@ __all__ = [
     "conj",
     "connect",
     "constant",
+    "conv",
     "copysign",
     "cos",
     "cosh",

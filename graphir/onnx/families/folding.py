@@ -7,9 +7,9 @@ import numpy as np
 from graphir import array, dims, manipulate
 from graphir.errors import AttributeValueError, ShapeError
 from graphir.expr import Expr
+from graphir.nn.windows import cut
 from graphir.onnx.call import Call, axis_of, reads
 from graphir.onnx.families.indexing import add_at
-from graphir.onnx.families.slicing import cut
 from graphir.types import INT64
 
 

@@ -8,8 +8,8 @@ from graphir import array, dims, manipulate
 from graphir.dims import Dim
 from graphir.errors import AttributeValueError, FormatError, ShapeError
 from graphir.expr import Expr
+from graphir.nn.windows import cut
 from graphir.onnx.call import Call, F, axis_of, reads
-from graphir.onnx.families.slicing import cut
 from graphir.ops import indexing
 from graphir.products import element_count
 from graphir.types import INT64

@@ -1,14 +1,10 @@
 """Normalisations, and Dropout as it is at inference."""
 
-from graphir import array, manipulate
+from graphir import array
 from graphir.errors import FormatError
 from graphir.expr import Expr
+from graphir.nn.normalisation import channels, instance_norm
 from graphir.onnx.call import Call, F, reads, scalar
-
-
-def _columns(values: Expr, rank: int) -> Expr:
-    """A vector along axis 1."""
-    return manipulate.reshape(values, [1 if axis != 1 else -1 for axis in range(rank)])
 
 
 @reads("BatchNormalization")
@@ -24,7 +20,7 @@ def _batch(call: Call) -> list[Expr | None]:
             (variance * momentum + own_variance * (1 - momentum)).astype(variance.dtype),
         ]
         mean, variance = own_mean, own_variance
-    wide = [_columns(value, x.ndim) for value in (scale, bias, mean, variance)]
+    wide = [channels(value, x.ndim) for value in (scale, bias, mean, variance)]
     root: Expr = F["sqrt"](wide[3] + call.attr("epsilon", 1e-5))
     found[0] = ((x - wide[2]) / root * wide[0] + wide[1]).astype(x.dtype)
     return found
@@ -32,11 +28,7 @@ def _batch(call: Call) -> list[Expr | None]:
 
 @reads("InstanceNormalization")
 def _instance(call: Call) -> Expr:
-    x = call[0]
-    axes = list(range(2, x.ndim))
-    centred = x - array.mean(x, axes, keepdims=True)
-    root: Expr = F["sqrt"](array.var(x, axes, keepdims=True) + call.attr("epsilon", 1e-5))
-    return centred / root * _columns(call[1], x.ndim) + _columns(call[2], x.ndim)
+    return instance_norm(call[0], call[1], call[2], eps=call.attr("epsilon", 1e-5))
 
 
 @reads("LpNormalization")

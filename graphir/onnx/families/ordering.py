@@ -4,8 +4,8 @@ import numpy as np
 
 from graphir import arrange, array, manipulate
 from graphir.expr import Expr
+from graphir.nn.windows import cut
 from graphir.onnx.call import Call, axis_of, reads
-from graphir.onnx.families.slicing import cut
 from graphir.ops import scans
 from graphir.types import INT64
 

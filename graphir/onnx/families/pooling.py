@@ -6,30 +6,24 @@ import numpy as np
 
 from graphir import array, manipulate
 from graphir.expr import Expr
+from graphir.nn.pooling import average, flat_windows, lowest, norm
+from graphir.nn.windows import Geometry, flat_positions, pad_constant, spatial_sizes
 from graphir.onnx.call import Call, F, reads
 from graphir.onnx.families.indexing import add_at
-from graphir.onnx.families.slicing import pad_constant
-from graphir.onnx.families.windows import Geometry, flat_positions, geometry, slide, spatial_sizes
+from graphir.onnx.families.windows import geometry
 from graphir.products import element_count
 from graphir.types import INT64
 
 
 def _windows(call: Call, fill: float) -> tuple[Expr, Geometry]:
-    """The windows with the kernel's axes made one: (batch, channels, outputs..., kernel)."""
-    x = call[0]
-    g = geometry(call, x, call.need("kernel_shape"))
-    windows = slide(x, g, fill)
-    return manipulate.reshape(windows, (*windows.shape[: x.ndim], element_count(g.kernel))), g
-
-
-def _lowest(x: Expr) -> float:
-    return float("-inf") if x.dtype.kind == "f" else float(np.iinfo(x.dtype).min)
+    g = geometry(call, call[0], call.need("kernel_shape"))
+    return flat_windows(call[0], g, fill), g
 
 
 @reads("MaxPool")
 def _max_pool(call: Call) -> list[Expr | None]:
     x = call[0]
-    windows, g = _windows(call, _lowest(x))
+    windows, g = _windows(call, lowest(x))
     largest = array.max(windows, -1)
     if len(call.node.output) < 2 or not call.node.output[1]:
         return [largest]
@@ -43,28 +37,13 @@ def _max_pool(call: Call) -> list[Expr | None]:
 @reads("AveragePool")
 def _average_pool(call: Call) -> Expr:
     windows, g = _windows(call, 0.0)
-    counts = np.ones(())
-    for axis, size in enumerate(g.sizes):
-        places = g.positions(axis)
-        if call.attr("count_include_pad", 0):
-            inside = places < g.before[axis] + size + g.after[axis]
-        else:
-            inside = (places >= g.before[axis]) & (places < g.before[axis] + size)
-        counts = counts[..., None] * inside.sum(1)
-    return array.sum(windows, -1, dtype=windows.dtype) / array.constant(counts, windows.dtype)
+    return average(windows, g, bool(call.attr("count_include_pad", 0)))
 
 
 @reads("LpPool")
 def _lp_pool(call: Call) -> Expr:
     windows, _ = _windows(call, 0.0)
-    return _norm(windows, (-1,), int(call.attr("p", 2)), False)
-
-
-def _norm(x: Expr, axes: tuple[int, ...], p: int, keep: bool) -> Expr:
-    if p == 2:
-        return F["sqrt"](array.sum(F["square"](x), axes, keepdims=keep))
-    powers = array.sum(F["abs"](x) ** float(p), axes, keepdims=keep)
-    return powers ** (1.0 / p)
+    return norm(windows, (-1,), int(call.attr("p", 2)), False)
 
 
 @reads("GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool")
@@ -76,7 +55,7 @@ def _global_pool(call: Call) -> Expr:
             return array.mean(x, axes, keepdims=True)
         case "GlobalMaxPool":
             return array.max(x, axes, keepdims=True)
-    return _norm(x, axes, int(call.attr("p", 2)), True)
+    return norm(x, axes, int(call.attr("p", 2)), True)
 
 
 @reads("MaxUnpool")

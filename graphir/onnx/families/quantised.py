@@ -9,10 +9,11 @@ import numpy as np
 from graphir import arrange, array, manipulate
 from graphir.errors import DTypeError, ShapeError
 from graphir.expr import Expr
+from graphir.nn.convolution import convolve
+from graphir.nn.windows import cut
 from graphir.onnx.call import Call, axis_of, reads
 from graphir.onnx.dtypes import element_dtype
-from graphir.onnx.families.convolution import convolve, kernel_sizes
-from graphir.onnx.families.slicing import cut
+from graphir.onnx.families.convolution import kernel_sizes
 from graphir.onnx.families.windows import geometry
 from graphir.types import DType, as_dtype
 

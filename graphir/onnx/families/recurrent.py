@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from graphir import array, manipulate
 from graphir.errors import FormatError, LimitError, ShapeError
 from graphir.expr import Expr
+from graphir.nn.activation import sigmoid, softplus
 from graphir.onnx.call import Call, F, reads, scalar
-from graphir.onnx.families.activation import sigmoid, softplus
 from graphir.onnx.families.control import MAX_STEPS
 
 Activation = Callable[[Expr], Expr]

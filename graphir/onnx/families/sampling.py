@@ -16,9 +16,11 @@ from graphir.errors import AttributeValueError, ShapeError
 from graphir.expr import Expr
 from graphir.graph import Graph
 from graphir.interpret import evaluate
+from graphir.nn.convolution import add_bias
+from graphir.nn.windows import Geometry, spatial_sizes
 from graphir.onnx.call import Call, F, reads, scalar
-from graphir.onnx.families.convolution import add_bias, kernel_sizes
-from graphir.onnx.families.windows import Geometry, geometry, spatial_sizes
+from graphir.onnx.families.convolution import kernel_sizes
+from graphir.onnx.families.windows import geometry
 from graphir.products import element_count
 from graphir.types import INT64, DType
 

@@ -9,9 +9,9 @@ from graphir import array, dims, manipulate
 from graphir.dims import Dim
 from graphir.errors import ShapeError
 from graphir.expr import Expr
+from graphir.nn.windows import cut, pad_constant
 from graphir.onnx.call import Call, axis_of, reads, scalar
 from graphir.onnx.dtypes import element_dtype
-from graphir.onnx.families.slicing import cut, pad_constant
 from graphir.ops import fourier
 
 

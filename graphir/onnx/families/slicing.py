@@ -6,18 +6,11 @@ from graphir import array, dims, manipulate
 from graphir.dims import Dim
 from graphir.errors import AttributeValueError, ShapeError
 from graphir.expr import Expr
+from graphir.nn.windows import cut, pad_constant
 from graphir.onnx.call import Call, axis_of, reads, scalar
-from graphir.ops import layout
 
 _FAR = 1 << 30
 """Ends from here on mean the end of the axis."""
-
-
-def cut(x: Expr, axis: int, start: Dim, stop: Dim, step: int = 1) -> Expr:
-    """x[start:stop:step] along one axis."""
-    if (start, stop, step) == (0, x.shape[axis], 1):
-        return x
-    return Expr(layout.slice_(x.node, axis=axis, start=start, stop=stop, step=step))
 
 
 @reads("Slice")
@@ -132,19 +125,6 @@ def _pad_axis(x: Expr, axis: int, before: Dim, after: Dim, mode: str, value: Exp
     x = cut(x, axis, low, dims.add(x.shape[axis], high))
     before, after = (0 if low else before), (0 if high else after)
     return pad_constant(x, axis, before, after, manipulate.reshape(value, ()))
-
-
-def pad_constant(x: Expr, axis: int, before: Dim, after: Dim, value: Expr) -> Expr:
-    """x with `before` and `after` copies of a 0-d value along one axis."""
-    if before == after == 0:
-        return x
-    if value.node.op.name == "constant" and not value.node.attr("value").array.any() and x.dtype.kind in "iuf":
-        size = dims.add(dims.add(before, x.shape[axis]), after)
-        return Expr(layout.place(x.node, axis=axis, size=size, start=before, step=1))
-    sides = [manipulate.broadcast_to(value, (*x.shape[:axis], d, *x.shape[axis + 1 :])) for d in (before, after)]
-    kept = [side for side, d in zip(sides, (before, after), strict=True) if d != 0]
-    parts = [*kept[: before != 0], x, *kept[len(kept) - (after != 0) :]]
-    return manipulate.concat(parts, axis)
 
 
 def _pad_with_own(x: Expr, axis: int, before: Dim, after: Dim, mode: str) -> Expr:
