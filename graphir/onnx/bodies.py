@@ -5,12 +5,12 @@ from typing import Any
 
 from onnx import AttributeProto, FunctionProto, NodeProto, TypeProto, defs, helper
 
-from graphir.expr import Expr
 from graphir.onnx.dtypes import CODE_OF
+from graphir.onnx.scope import Row, Value
 
 
 def body_of(
-    node: NodeProto, inputs: Sequence[Expr | None], attributes: Mapping[str, AttributeProto], opset: int
+    node: NodeProto, inputs: Sequence[Value], attributes: Mapping[str, AttributeProto], opset: int
 ) -> tuple[FunctionProto, dict[str, AttributeProto]] | None:
     """The body of a standard operator and the attributes with their defaults; None where the standard has none."""
     domain = "" if node.domain == "ai.onnx" else node.domain
@@ -43,7 +43,9 @@ def _parse(raw: bytes) -> FunctionProto:
     return body
 
 
-def _type(value: Expr | None) -> TypeProto:
+def _type(value: Value) -> TypeProto:
+    if isinstance(value, Row):
+        return helper.make_sequence_type_proto(_type(value.items[0]) if value.items else TypeProto())
     if value is None:
         return TypeProto()
     return helper.make_tensor_type_proto(CODE_OF[value.dtype], value.shape)

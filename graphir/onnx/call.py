@@ -17,9 +17,10 @@ from graphir.errors import BindError, FormatError
 from graphir.expr import FUNCTIONS, Expr
 from graphir.node import Array
 from graphir.onnx.contents import Knowledge
+from graphir.onnx.scope import Row, Value
 from graphir.onnx.variables import Variables
 
-Result: TypeAlias = "Expr | Sequence[Expr | None]"
+Result: TypeAlias = "Expr | Row | Sequence[Value]"
 Rule: TypeAlias = "Callable[[Call], Result]"
 RULES: dict[tuple[str, str], Rule] = {}
 """What operators mean, by domain and name."""
@@ -60,7 +61,7 @@ class Call:
     """An operator with its inputs (None: left out), attributes and the version of its operator set."""
 
     node: NodeProto
-    inputs: tuple[Expr | None, ...]
+    inputs: tuple[Value, ...]
     attributes: Mapping[str, Any]
     opset: int
     reader: Reader
@@ -71,14 +72,24 @@ class Call:
 
     def __getitem__(self, position: int) -> Expr:
         """An input that must be given."""
-        value = self.inputs[position] if position < len(self.inputs) else None
+        value = self.get(position)
         if value is None:
             raise FormatError(f"input {position} is missing; export the model again")
         return value
 
     def get(self, position: int) -> Expr | None:
         """An input, or None."""
-        return self.inputs[position] if position < len(self.inputs) else None
+        value = self.inputs[position] if position < len(self.inputs) else None
+        if isinstance(value, Row):
+            raise FormatError(f"input {position} is a sequence, not a tensor; export the model again")
+        return value
+
+    def row(self, position: int) -> tuple[Expr, ...]:
+        """The tensors of an input that must be a sequence."""
+        value = self.inputs[position] if position < len(self.inputs) else None
+        if not isinstance(value, Row):
+            raise FormatError(f"input {position} is not a sequence; export the model again")
+        return value.items
 
     def attr(self, name: str, default: Any = None) -> Any:
         """An attribute's value or the default."""

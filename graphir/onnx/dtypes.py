@@ -33,13 +33,13 @@ def element_dtype(code: int) -> DType:
 
 
 def attribute_value(attribute: AttributeProto) -> Any:
-    """The Python value of an attribute; texts are str, tensors and graphs stay protos."""
+    """The Python value of an attribute; texts are str, tensors, graphs and types stay protos."""
     kind, t = attribute.type, AttributeProto
     if kind == t.STRING:
         return _text(attribute.s, attribute.name)
     if kind == t.STRINGS:
         return [_text(s, attribute.name) for s in attribute.strings]
-    single = {t.INT: "i", t.FLOAT: "f", t.TENSOR: "t", t.GRAPH: "g"}
+    single = {t.INT: "i", t.FLOAT: "f", t.TENSOR: "t", t.GRAPH: "g", t.TYPE_PROTO: "tp"}
     several = {t.INTS: "ints", t.FLOATS: "floats"}
     if kind in single:
         return getattr(attribute, single[kind])

@@ -23,7 +23,7 @@ from graphir.onnx.call import RULES, Call, Result
 from graphir.onnx.contents import Knowledge
 from graphir.onnx.dtypes import attribute_value
 from graphir.onnx.model_file import DEFAULT_DOMAINS, Limits, ModelFile, open_model, opset_versions
-from graphir.onnx.scope import Scope, input_expr, missing
+from graphir.onnx.scope import Row, Scope, Value, input_expr, missing
 from graphir.onnx.variables import Variables
 from graphir.origin import Origin
 from graphir.products import element_count
@@ -106,12 +106,12 @@ class Importer:
     def named(self, name: str) -> Expr:
         """A value that an attribute names."""
         value = self.scope.find(name)
-        if value is None:
-            raise FormatError(f"an attribute names {name!r}, which no operator before makes; export the model again")
+        if not isinstance(value, Expr):
+            raise FormatError(f"an attribute names {name!r}, no tensor that is made before; export the model again")
         return value
 
-    def _name(self, name: str, value: Expr | None) -> None:
-        self.scope.add(name, self.variables.stand_in(name, value))
+    def _name(self, name: str, value: Value) -> None:
+        self.scope.add(name, self.variables.stand_in(name, value) if isinstance(value, Expr) else value)
 
     def _inner(self, outer: Scope | None) -> Scope:
         depth = self.scope.depth + 1
@@ -128,10 +128,17 @@ class Importer:
                 self._name(proto.name, array.constant(self.tensor(proto)))
         self._operators(graph.node, self.opsets, {})
         found = [(info.name, self.scope.find(info.name)) for info in graph.output]
-        absent = [name for name, value in found if value is None]
-        if absent:
-            raise missing(absent[0], "an output", graph.node)
-        return [value for _, value in found if value is not None]
+        for name, value in found:
+            if not isinstance(value, Expr):
+                raise self._no_tensor(name, value, graph.node)
+        return [value for _, value in found if isinstance(value, Expr)]
+
+    def _no_tensor(self, name: str, value: Value, nodes: Sequence[NodeProto]) -> FormatError:
+        """The error for an output that is not there, or is a sequence or an empty optional value."""
+        if not self.scope.has(name):
+            return missing(name, "an output", nodes)
+        what = "optional" if value is None else "sequence"
+        return FormatError(f"output {name!r} has the type {what}; only dense tensors can be outputs")
 
     def _operators(self, nodes: Sequence[NodeProto], opsets: Mapping[str, int], given: Attributes) -> None:
         """Read operators in order; `given` are the attributes of the function call around them."""
@@ -157,22 +164,22 @@ class Importer:
         captures = any(
             proto.type == AttributeProto.GRAPH for proto in node.attribute
         )  # its results are settled already
-        folds = not captures and all(value is None or value.node.op.name == "constant" for value in inputs)
+        folds = not captures and all(value is None or _is_constant(value) for value in inputs)
         if len(results) < len(node.output):
             results = [*results, *[None] * (len(node.output) - len(results))]
         for name, value in zip(node.output, results, strict=False):
             if name:
-                self._name(name, None if value is None else self._settled(value, folds))
+                self._name(name, self._settled(value, folds) if isinstance(value, Expr) else value)
 
-    def _input(self, name: str, nodes: Sequence[NodeProto]) -> Expr | None:
+    def _input(self, name: str, nodes: Sequence[NodeProto]) -> Value:
         """A value by name; None for an optional one that was left out further up."""
         if not self.scope.has(name):
             raise missing(name, "an input", nodes)
         return self.scope.find(name)
 
     def _results(
-        self, node: NodeProto, inputs: tuple[Expr | None, ...], opsets: Mapping[str, int], given: Attributes
-    ) -> Sequence[Expr | None]:
+        self, node: NodeProto, inputs: tuple[Value, ...], opsets: Mapping[str, int], given: Attributes
+    ) -> Sequence[Value]:
         key = (_domain(node), node.op_type)
         if key in self.functions:
             return self._function(self.functions[key], inputs, given)
@@ -191,7 +198,7 @@ class Importer:
             )
         return self._function(found[0], inputs, found[1])
 
-    def _function(self, function: FunctionProto, inputs: Sequence[Expr | None], given: Attributes) -> list[Expr | None]:
+    def _function(self, function: FunctionProto, inputs: Sequence[Value], given: Attributes) -> list[Value]:
         """A function's body on these inputs; it does not see the values around the call."""
         if len(inputs) > len(function.input):
             raise FormatError(f"function {function.name!r} takes {len(function.input)} inputs, not {len(inputs)}")
@@ -227,8 +234,12 @@ def _domain(proto: NodeProto | FunctionProto) -> str:
     return "" if proto.domain in DEFAULT_DOMAINS else proto.domain
 
 
-def _several(result: Result) -> Sequence[Expr | None]:
-    return (result,) if isinstance(result, Expr) else result
+def _several(result: Result) -> Sequence[Value]:
+    return (result,) if isinstance(result, Expr | Row) else result
+
+
+def _is_constant(value: Value) -> bool:
+    return isinstance(value, Expr) and value.node.op.name == "constant"
 
 
 def _attributes(node: NodeProto, given: Attributes) -> dict[str, AttributeProto]:

@@ -2,7 +2,9 @@
 
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass
 from keyword import iskeyword
+from typing import TypeAlias
 
 from onnx import NodeProto, TypeProto, ValueInfoProto
 
@@ -16,6 +18,17 @@ from graphir.types import MAX_RANK
 _POLYNOMIAL = re.compile(r"[A-Za-z_0-9+\-*/() ]+")
 
 
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A sequence of tensors; it exists only while the model is read."""
+
+    items: tuple[Expr, ...]
+
+
+Value: TypeAlias = "Expr | Row | None"
+"""What a name stands for; None: an optional value that was left out."""
+
+
 class Scope:
     """Values by name; a subgraph also sees those around it."""
 
@@ -23,9 +36,9 @@ class Scope:
 
     def __init__(self, outer: "Scope | None", depth: int) -> None:
         self.outer, self.depth = outer, depth
-        self.values: dict[str, Expr | None] = {}
+        self.values: dict[str, Value] = {}
 
-    def add(self, name: str, value: Expr | None) -> None:
+    def add(self, name: str, value: Value) -> None:
         """Give a name its value, once."""
         if name in self.values:
             raise FormatError(f"the value {name!r} is made twice; export the model again")
@@ -38,7 +51,7 @@ class Scope:
             scope = scope.outer
         return scope is not None
 
-    def find(self, name: str) -> Expr | None:
+    def find(self, name: str) -> Value:
         """The value; None where there is none or it was left out."""
         scope: Scope | None = self
         while scope is not None and name not in scope.values:

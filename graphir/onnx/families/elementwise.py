@@ -30,11 +30,6 @@ for _onnx, _ours in _SAME.items():
     _declare(_onnx, _ours)
 
 
-@reads("Identity")
-def _identity(call: Call) -> Expr:
-    return call[0]
-
-
 @reads("Max", "Min", "Sum", "Mean")
 def _variadic(call: Call) -> Expr:
     name = {"Max": "maximum", "Min": "minimum"}.get(call.node.op_type, "add")
