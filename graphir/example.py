@@ -23,7 +23,7 @@ class Sample:
     dtype: str = "float64"
     low: float = -2.0
     high: float = 2.0
-    diagonal: float = 0.0
+    diagonal: float = field(default=0.0, repr=False)  # not part of what an example is seeded with
 
     def draw(self, rng: np.random.Generator) -> npt.NDArray[Any]:
         """The array."""
