@@ -309,3 +309,27 @@ def test_bits_are_read_as_another_type() -> None:
     proto.graph.node[0].attribute[0].i = onnx.TensorProto.INT64
     with pytest.raises(gi.DTypeError, match="widths must be equal"):
         gi.from_onnx(proto.SerializeToString())
+
+
+# ---- operator sets ----
+
+
+@pytest.mark.parametrize("opset", range(6, onnx.defs.onnx_opset_version() + 1))
+def test_every_operator_set_that_the_package_knows_is_read(opset: int) -> None:
+    proto = parser.parse_model(
+        f'<ir_version: 10, opset_import: ["" : {opset}]> g (float[n,2] x) => (float[n,2] y) {{ t = Tanh (x) y = Add (t, x) }}'
+    )
+    x = floats(3, 2)
+    np.testing.assert_allclose(
+        gi.evaluate(gi.from_onnx(proto.SerializeToString()), {"x": x})["y"], np.tanh(x) + x, 1e-6
+    )
+
+
+def test_a_newer_operator_set_says_what_to_update() -> None:
+    newest = onnx.defs.onnx_opset_version()
+    assert newest >= 24
+    proto = parser.parse_model(
+        f'<ir_version: 10, opset_import: ["" : {newest + 1}]> g (float[n] x) => (float[n] y) {{ y = Tanh (x) }}'
+    )
+    with pytest.raises(gi.FormatError, match=f"reads up to {newest}: update onnx"):
+        gi.from_onnx(proto.SerializeToString())
