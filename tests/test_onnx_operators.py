@@ -333,3 +333,17 @@ def test_a_newer_operator_set_says_what_to_update() -> None:
     )
     with pytest.raises(gi.FormatError, match=f"reads up to {newest}: update onnx"):
         gi.from_onnx(proto.SerializeToString())
+
+
+# ---- tokens ----
+
+
+@pytest.mark.parametrize("mode", ["TF", "IDF", "TFIDF"])
+@pytest.mark.parametrize("skips", [0, 1, 4])
+def test_counts_of_tokens(mode: str, skips: int) -> None:
+    body = f"""g (int64[n,9] x) => (float[n,6] y) {{
+        y = TfIdfVectorizer <mode = "{mode}", min_gram_length = 1, max_gram_length = 2, max_skip_count = {skips},
+            pool_int64s = [2, 3, 0, 1, 1, 0, 2, 2, 3, 1], ngram_counts = [0, 2], ngram_indexes = [0, 1, 2, 3, 4, 5],
+            weights = [0.5, 2.0, 1.5, 3.0, 0.25, 1.0]> (x)
+    }}"""
+    agree(body, {"x": RNG.integers(0, 4, (5, 9))})

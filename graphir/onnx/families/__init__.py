@@ -21,6 +21,7 @@ from graphir.onnx.families import (
     shapes,
     signal,
     slicing,
+    tokens,
     training,
     trees,
 )
@@ -46,6 +47,7 @@ __all__ = [
     "shapes",
     "signal",
     "slicing",
+    "tokens",
     "training",
     "trees",
 ]
