@@ -18,6 +18,7 @@ from graphir.onnx import out_indexing as _indexing
 from graphir.onnx import out_layout as _layout
 from graphir.onnx import out_reduction as _reduction
 from graphir.onnx import out_scans as _scans
+from graphir.onnx import out_signal as _signal
 from graphir.onnx.dtypes import CODE_OF
 from graphir.onnx.writer import RULES, Writer
 
@@ -26,7 +27,7 @@ IR_VERSION = 10
 MAX_BYTES = (1 << 31) - 1
 """The largest message that protobuf reads."""
 
-FAMILIES = (_elementwise, _functions, _indexing, _layout, _reduction, _scans)
+FAMILIES = (_elementwise, _functions, _indexing, _layout, _reduction, _scans, _signal)
 """The modules whose import fills RULES."""
 
 
