@@ -10,6 +10,9 @@ import pytest
 from onnx import parser
 
 import graphir as gi
+from scheduler.check import check_plan
+from scheduler.driver.local import run_plan
+from scheduler.partition.data import partition
 
 onnxruntime.set_default_logger_severity(4)
 RNG = np.random.default_rng(11)
@@ -347,3 +350,39 @@ def test_counts_of_tokens(mode: str, skips: int) -> None:
             weights = [0.5, 2.0, 1.5, 3.0, 0.25, 1.0]> (x)
     }}"""
     agree(body, {"x": RNG.integers(0, 4, (5, 9))})
+
+
+# ---- cut jobs ----
+
+CUT = {
+    "resized": ("""(float[n,2,5,6] x) => (float[n,2,7,4] y) <int64[2] s = {7, 4}> {
+        y = Resize <axes = [2, 3], mode = "cubic"> (x, , , s)
+    }""", {"x": (7, 2, 5, 6)}),
+    "sampled": ("""(float[n,2,5,6] x, float[n,4,3,2] grid) => (float[n,2,4,3] y) {
+        y = GridSample <padding_mode = "reflection"> (x, grid)
+    }""", {"x": (7, 2, 5, 6), "grid": (7, 4, 3, 2)}),
+    "deformed": ("""(float[n,4,6,7] x, float[6,4,3,2] w, float[n,24,4,6] d) => (float[n,6,4,6] y) {
+        y = DeformConv <offset_group = 2> (x, w, d)
+    }""", {"x": (7, 4, 6, 7), "w": (6, 4, 3, 2), "d": (7, 24, 4, 6)}),
+    "frames": ("""(float[n,32,1] x, float[8] w) => (float[n,9,k,2] y) <int64 step = {3}> {
+        y = STFT (x, step, w)
+    }""", {"x": (7, 32, 1), "w": (8,)}),
+    "folded": ("""(float[n,12,6] x) => (float[n,2,5,6] y) <int64[2] image = {5, 6}, int64[2] block = {3, 2}> {
+        y = Col2Im <strides = [2, 2], pads = [1, 0, 0, 0]> (x, image, block)
+    }""", {"x": (7, 12, 6)}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CUT)
+def test_models_with_their_gradients_are_cut_along_the_batch(name: str) -> None:
+    body, shapes = CUT[name]
+    graph = gi.from_onnx(model("g " + body.replace("float[", "double[")))
+    loss = gi.sum(gi.sin(gi.Expr(graph.outputs["y"])))
+    gradients = gi.grad(loss, [gi.Expr(node) for node in graph.inputs.values()])
+    whole = gi.Graph({"loss": loss, **{f"d{k}": v for k, v in zip(graph.inputs, gradients, strict=True)}})
+    feeds = {k: np.random.default_rng(3).normal(size=shape) for k, shape in shapes.items()}
+    plan = check_plan(partition(whole, {"n": 7}, "n", 3))
+    assert plan.stages == 1, plan.notes
+    expected, found = gi.evaluate(whole, feeds), run_plan(plan, feeds)
+    for key, value in expected.items():
+        np.testing.assert_allclose(found[key], value, rtol=1e-9, atol=1e-12)
