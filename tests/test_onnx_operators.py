@@ -386,3 +386,23 @@ def test_models_with_their_gradients_are_cut_along_the_batch(name: str) -> None:
     expected, found = gi.evaluate(whole, feeds), run_plan(plan, feeds)
     for key, value in expected.items():
         np.testing.assert_allclose(found[key], value, rtol=1e-9, atol=1e-12)
+
+
+# ---- detection ----
+
+
+@pytest.mark.parametrize("centred", [0, 1])
+def test_boxes_that_are_known_are_suppressed(centred: int) -> None:
+    data = model(
+        f"""g (float[2,30,4] boxes, float[2,3,30] scores) => (int64[k,3] y)
+        <int64[1] most = {{6}}, float[1] overlap = {{0.3}}, float[1] least = {{0.2}}> {{
+            y = NonMaxSuppression <center_point_box = {centred}> (boxes, scores, most, overlap, least)
+        }}"""
+    )
+    corner = RNG.uniform(0, 1, (2, 30, 2))
+    sides = RNG.uniform(0.1, 0.6, (2, 30, 2))
+    boxes = np.concatenate([corner, sides if centred else corner + sides], -1).astype(np.float32)
+    feeds = {"boxes": boxes, "scores": RNG.uniform(size=(2, 3, 30)).astype(np.float32)}
+    with pytest.raises(gi.BindError, match="boxes"):
+        gi.from_onnx(data)
+    np.testing.assert_array_equal(gi.evaluate(gi.from_onnx(data, bind=feeds), {})["y"], expected(data, feeds)[0])
