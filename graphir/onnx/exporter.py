@@ -16,6 +16,7 @@ from graphir.onnx import out_elementwise as _elementwise
 from graphir.onnx import out_functions as _functions
 from graphir.onnx import out_indexing as _indexing
 from graphir.onnx import out_layout as _layout
+from graphir.onnx import out_linalg as _linalg
 from graphir.onnx import out_reduction as _reduction
 from graphir.onnx import out_scans as _scans
 from graphir.onnx import out_signal as _signal
@@ -27,7 +28,7 @@ IR_VERSION = 10
 MAX_BYTES = (1 << 31) - 1
 """The largest message that protobuf reads."""
 
-FAMILIES = (_elementwise, _functions, _indexing, _layout, _reduction, _scans, _signal)
+FAMILIES = (_elementwise, _functions, _indexing, _layout, _linalg, _reduction, _scans, _signal)
 """The modules whose import fills RULES."""
 
 

@@ -1,4 +1,4 @@
-"""Normalisations, and Dropout as it is at inference."""
+"""Normalisations."""
 
 from graphir import array
 from graphir.errors import FormatError
@@ -40,17 +40,3 @@ def _lp(call: Call) -> Expr:
     size: Expr = F["abs"](x).sum(axis, keepdims=True) if p == 1 else F["sqrt"](F["square"](x).sum(axis, keepdims=True))
     zero = size == 0
     return array.where(zero, scalar(0, x), x / array.where(zero, scalar(1, x), size))
-
-
-@reads("Dropout")
-def _dropout(call: Call) -> list[Expr | None]:
-    """The value itself and a mask of trues: models are read as they are at inference."""
-    x = call[0]
-    training = bool(call.numbers(2).reshape(())) if call.has(2) else False
-    if training:
-        ratio = float(call.numbers(1).reshape(())) if call.has(1) else 0.5
-        if ratio != 0.0:
-            raise FormatError(
-                "Dropout in training mode draws random numbers, which is not supported; export without it"
-            )
-    return [x, array.full(x.shape, True, "bool")]
