@@ -284,7 +284,7 @@ RULES |= {"scan": _batch, "retraced_scan": _batch_retraced}
 # ---- the plain form of a retraced scan ----
 
 
-def _plain(inputs: Sequence[Node], attrs: dict[str, Any]) -> list[Node]:
+def plain_scan(inputs: Sequence[Node], attrs: dict[str, Any]) -> list[Node]:
     """All outputs of a retraced scan as those of a scan over the other's history."""
     plan = retraced_of(attrs)
     own, others, given = plan.split(inputs)
@@ -295,7 +295,7 @@ def _plain(inputs: Sequence[Node], attrs: dict[str, Any]) -> list[Node]:
 
 def _plain_body(types: Sequence[TensorType], attrs: dict[str, Any]) -> Body:
     inputs = [placeholder(str(k), type_) for k, type_ in enumerate(types)]
-    return body_of(inputs, _plain(inputs, attrs))
+    return body_of(inputs, plain_scan(inputs, attrs))
 
 
 def _vjp_retraced(
@@ -312,7 +312,7 @@ def _local_retraced(node: Node, inputs: tuple[Node, ...]) -> Attrs:
     attrs = dict(node.attrs)
     plan, output = retraced_of(attrs), attrs["output"]
     own, others, given = plan.split(inputs)
-    plain = _plain(node.inputs, attrs)[output]
+    plain = plain_scan(node.inputs, attrs)[output]
     start = plan.carries + plan.scanned
     states = [
         make(scan, tuple(given), steps.local(state, tuple(given)))

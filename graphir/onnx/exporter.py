@@ -5,13 +5,15 @@ tells derivatives apart. The model is written all or nothing.
 """
 
 import os
+from collections.abc import Iterable
 from tempfile import NamedTemporaryFile
 
-from onnx import GraphProto, ModelProto, helper
+from onnx import GraphProto, ModelProto, NodeProto, helper
 
-from graphir.errors import FormatError, LimitError, UnknownOpError
+from graphir.errors import FormatError, LimitError
 from graphir.graph import Graph
-from graphir.node import Node, describe
+from graphir.node import Node
+from graphir.onnx import out_control as _control
 from graphir.onnx import out_elementwise as _elementwise
 from graphir.onnx import out_functions as _functions
 from graphir.onnx import out_indexing as _indexing
@@ -21,14 +23,14 @@ from graphir.onnx import out_reduction as _reduction
 from graphir.onnx import out_scans as _scans
 from graphir.onnx import out_signal as _signal
 from graphir.onnx.dtypes import CODE_OF
-from graphir.onnx.writer import RULES, Writer
+from graphir.onnx.writer import Writer, write_nodes
 
 OPSET = 21
 IR_VERSION = 10
 MAX_BYTES = (1 << 31) - 1
 """The largest message that protobuf reads."""
 
-FAMILIES = (_elementwise, _functions, _indexing, _layout, _linalg, _reduction, _scans, _signal)
+FAMILIES = (_control, _elementwise, _functions, _indexing, _layout, _linalg, _reduction, _scans, _signal)
 """The modules whose import fills RULES."""
 
 
@@ -65,35 +67,14 @@ def to_model(graph: Graph) -> ModelProto:
         raise FormatError(f"{clash[0]!r} names an input and another output; ONNX needs distinct names, so rename one")
     writer = Writer(graph)
     names: dict[Node, str] = {}
-    for position, node in enumerate(graph.nodes):
-        names[node] = _write_node(writer, node, position, names)
-    renaming = _name_outputs(writer, graph, names)
-    for operator in writer.nodes:
-        for k, name in enumerate(operator.input):
-            operator.input[k] = renaming.get(name, name)
-        for k, name in enumerate(operator.output):
-            operator.output[k] = renaming.get(name, name)
+    write_nodes(writer, graph.nodes, names)
+    _rename(writer.nodes, _name_outputs(writer, graph, names))
     return helper.make_model(
         _graph_proto(graph, writer),
         producer_name="gradfleet",
         opset_imports=[helper.make_opsetid("", OPSET)],
         ir_version=IR_VERSION,
     )
-
-
-def _write_node(writer: Writer, node: Node, position: int, names: dict[Node, str]) -> str:
-    if node.op.name == "input":
-        return str(node.attr("name"))
-    rule = RULES.get(node.op.name)
-    if rule is None:
-        raise UnknownOpError(
-            f"op {node.op.name!r} cannot be written with standard ONNX operators; keep such graphs as .gir files"
-        ).at(describe(node))
-    origin = node.origin
-    writer.label = f"{'d' if origin.kind == 'vjp' else ''}{position}/{node.op.name}"
-    place = os.path.basename(origin.where)
-    writer.origin = f"{origin.kind} of {origin.of} at {place}" if origin.of else place
-    return rule(writer, node, *[names[source] for source in node.inputs])
 
 
 def _name_outputs(writer: Writer, graph: Graph, names: dict[Node, str]) -> dict[str, str]:
@@ -108,6 +89,16 @@ def _name_outputs(writer: Writer, graph: Graph, names: dict[Node, str]) -> dict[
         elif name != output:
             renaming[writer.emit("Identity", name)] = output
     return renaming
+
+
+def _rename(operators: Iterable[NodeProto], renaming: dict[str, str]) -> None:
+    """Other names, in the graphs inside operators too."""
+    for operator in operators:
+        for names in (operator.input, operator.output):
+            for k, name in enumerate(names):
+                names[k] = renaming.get(name, name)
+        for attribute in operator.attribute:
+            _rename(attribute.g.node, renaming)
 
 
 def _graph_proto(graph: Graph, writer: Writer) -> GraphProto:

@@ -4,23 +4,28 @@ Values are names. Each op's rule gets the writer, the node and the names of its 
 value. Equal constants are written once. Shapes with named sizes are computed from the inputs' shapes.
 """
 
+import copy
+import itertools
+import os
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from graphir import dims
+from graphir import dims, walk
 from graphir.dims import Dim
-from graphir.errors import ShapeError
+from graphir.errors import ShapeError, UnknownOpError
 from graphir.graph import Graph
-from graphir.node import Array, Node
+from graphir.node import Array, Node, describe
 from graphir.onnx.dtypes import CODE_OF
 from graphir.types import INT64, DType, Shape
 
 Rule: TypeAlias = "Callable[..., str]"
 RULES: dict[str, Rule] = {}
 """How each op is written, by its name: rule(writer, node, *input names) -> name."""
+JOINT_RULES: dict[str, "Callable[..., list[str]]"] = {}
+"""How the outputs of one application of an op are written together: rule(writer, nodes, *input names) -> names."""
 
 
 def writes(*ops: str) -> Callable[[Rule], Rule]:
@@ -34,6 +39,27 @@ def writes(*ops: str) -> Callable[[Rule], Rule]:
     return declare
 
 
+def write_nodes(w: "Writer", nodes: Sequence[Node], names: dict[Node, str]) -> None:
+    """Write nodes in topological order; `names` has what is written already, and gets the rest."""
+    groups = walk.siblings(nodes)
+    for position, node in enumerate(nodes):
+        if node in names:
+            continue
+        if node.op.name == "input":
+            names[node] = str(node.attr("name"))
+            continue
+        w.describe(node, position)
+        inputs = [names[source] for source in node.inputs]
+        if node in groups and node.op.name in JOINT_RULES:
+            names.update(zip(groups[node], JOINT_RULES[node.op.name](w, groups[node], *inputs), strict=True))
+        elif node.op.name in RULES:
+            names[node] = RULES[node.op.name](w, node, *inputs)
+        else:
+            raise UnknownOpError(
+                f"op {node.op.name!r} cannot be written with standard ONNX operators; keep such graphs as .gir files"
+            ).at(describe(node))
+
+
 class Writer:
     """The parts of the ONNX graph made so far."""
 
@@ -44,7 +70,7 @@ class Writer:
         self._constants: dict[tuple[str, tuple[int, ...], bytes], str] = {}
         self._cache: dict[tuple[Any, ...], str] = {}
         self._taken = {*graph.inputs, *graph.outputs}
-        self._count = 0
+        self._count = itertools.count(1)
         self._axes: dict[str, tuple[str, int, Dim]] = {}
         self._find_axes(graph)
 
@@ -56,13 +82,22 @@ class Writer:
             if len(unknown) == 1 and _linear(d, *unknown) is not None:
                 self._axes[next(iter(unknown))] = (name, k, d)
 
+    def describe(self, node: Node, position: int) -> None:
+        """Say where the operators come from that are written next."""
+        origin = node.origin
+        self.label = f"{'d' if origin.kind == 'vjp' else ''}{position}/{node.op.name}"
+        place = os.path.basename(origin.where)
+        self.origin = f"{origin.kind} of {origin.of} at {place}" if origin.of else place
+
     def fresh(self, hint: str) -> str:
         """A name that nothing has."""
-        while True:
-            self._count += 1
-            name = f"{hint}_{self._count}"
-            if name not in self._taken:
-                return name
+        return next(name for k in self._count if (name := f"{hint}_{k}") not in self._taken)
+
+    def inner(self) -> "Writer":
+        """The writer of a graph inside an operator: it sees what is outside, and its constants are written there."""
+        result = copy.copy(self)
+        result.nodes, result._cache = [], dict(self._cache)
+        return result
 
     def emit(self, op: str, *inputs: str, **attributes: Any) -> str:
         """Add an operator with one output; "" stands for an input left out."""
