@@ -4,12 +4,16 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import onnx
+import onnxruntime
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from onnx import parser
 from scipy import stats
 
 import graphir as gi
+from graphir.onnx import exporter
 from graphir.ops.random import philox
 from scheduler.driver.local import run_plan
 from scheduler.partition.data import partition
@@ -161,3 +165,75 @@ def test_what_is_wrong_is_said() -> None:
         random.fold_in(key, 0.5)
     with pytest.raises(gi.AttributeValueError, match="seed"):
         random.key(-1)
+
+
+# ---- ONNX ----
+
+
+def onnxruntime_gives(graph: gi.Graph, **feeds: Any) -> dict[str, Any]:
+    data = exporter.to_bytes(graph)
+    onnx.checker.check_model(data, full_check=True)
+    session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
+    return dict(zip(graph.outputs, session.run(list(graph.outputs), feeds), strict=True))
+
+
+@pytest.mark.parametrize("n", [1, 2, 7, 64])
+def test_onnxruntime_draws_the_same_bits_for_any_size_and_key(n: int) -> None:
+    key, x = gi.input("key", (2,), "uint64"), gi.input("x", ("n",))
+    first, second = random.split(random.fold_in(key, 5))
+    graph = gi.Graph(
+        {
+            "rows": random.bits(first, ("n", 3)),
+            "uniform": random.uniform(second, (2, "n")),
+            "choices": random.bernoulli(key, 1 / (1 + gi.exp(-x))),
+            "moved": random.permutation(first, x),
+        }
+    )
+    for seed in (0, 7, 2**128 - 1):
+        feeds = {"key": value(random.key(seed)), "x": np.linspace(-2, 2, n)}
+        expected = gi.evaluate(graph, feeds)
+        for name, found in onnxruntime_gives(graph, **feeds).items():
+            np.testing.assert_array_equal(found, expected[name], err_msg=name)
+
+
+def test_onnxruntime_draws_the_same_normal_numbers() -> None:
+    keys = gi.vmap(gi.Graph({"z": random.normal(gi.input("key", (2,), "uint64"), (5,))}), over=["key"], size="b")
+    feeds = {"key": value(random.split(random.key(4), 3))}
+    found = onnxruntime_gives(keys, **feeds)["z"]
+    np.testing.assert_allclose(found, gi.evaluate(keys, feeds)["z"], rtol=1e-12)
+
+
+def read(body: str, **feeds: Any) -> dict[str, Any]:
+    model = parser.parse_model('<ir_version: 10, opset_import: ["" : 21]>\n' + body)
+    return gi.evaluate(gi.from_onnx(model.SerializeToString()), feeds)
+
+
+def test_random_operators_of_models_follow_their_distributions() -> None:
+    found = read(
+        """g (double[20000] p, float[1,3] l) => (double[20000] u, float[20000] z, double[20000] b, int32[1,20000] m) {
+            u = RandomUniformLike <low = -1.0, high = 3.0, seed = 2.0> (p)
+            z = RandomNormal <mean = 5.0, scale = 2.0, shape = [20000]> ()
+            b = Bernoulli (p)
+            m = Multinomial <sample_size = 20000> (l)
+        }""",
+        p=np.full(20_000, 0.3),
+        l=np.log(np.array([[0.2, 0.3, 0.5]], "float32")),
+    )
+    assert stats.kstest(found["u"], stats.uniform(-1, 4).cdf).pvalue > 1e-3
+    assert stats.kstest(found["z"], stats.norm(5, 2).cdf).pvalue > 1e-3
+    assert stats.binomtest(int(found["b"].sum()), 20_000, 0.3).pvalue > 1e-3
+    assert stats.chisquare(np.bincount(found["m"][0], minlength=3), [4000, 6000, 10_000]).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("ratio", [0.0, 0.25, 1.0])
+def test_dropout_in_training_scales_what_its_mask_keeps(ratio: float) -> None:
+    found = read(
+        f"""g (double[20000] x) => (double[20000] y, bool[20000] kept)
+        <double ratio = {{{ratio}}}, bool training = {{1}}> {{
+            y, kept = Dropout <seed = 3> (x, ratio, training)
+        }}""",
+        x=np.arange(20_000.0),
+    )
+    scale = 1 / (1 - ratio) if ratio < 1 else 0.0
+    np.testing.assert_allclose(found["y"], np.arange(20_000.0) * found["kept"] * scale, rtol=1e-15)
+    assert stats.binomtest(int(found["kept"].sum()), 20_000, 1 - ratio).pvalue > 1e-3

@@ -14,6 +14,7 @@ from graphir import dims
 from graphir.dims import Dim
 from graphir.errors import ShapeError
 from graphir.node import Node
+from graphir.types import DType
 
 Contents: TypeAlias = "NDArray[Any] | None"
 """Dimensions (ints may be negative here), or None where a value is not known."""
@@ -53,7 +54,17 @@ class Knowledge:
             result = rule(node, *inputs)
         except ShapeError:  # a polynomial that grew too long: not known then
             return None
-        return None if result is None else np.asarray(result, object).reshape([int(d) for d in shape])
+        if result is None or not _fits(result, node.type.dtype):
+            return None
+        return np.asarray(result, object).reshape([int(d) for d in shape])
+
+
+def _fits(values: NDArray[Any], dtype: DType) -> bool:
+    """Whether the numbers are those of the dtype: evaluation wraps the others."""
+    if dtype.kind == "b":
+        return True
+    limits = np.iinfo(dtype)
+    return all(isinstance(v, str) or limits.min <= v <= limits.max for v in np.asarray(values, object).flat)
 
 
 def _move(node: Node, *inputs: NDArray[Any]) -> Any:

@@ -19,6 +19,7 @@ from graphir.onnx import out_functions as _functions
 from graphir.onnx import out_indexing as _indexing
 from graphir.onnx import out_layout as _layout
 from graphir.onnx import out_linalg as _linalg
+from graphir.onnx import out_random as _random
 from graphir.onnx import out_reduction as _reduction
 from graphir.onnx import out_scans as _scans
 from graphir.onnx import out_signal as _signal
@@ -30,7 +31,7 @@ IR_VERSION = 10
 MAX_BYTES = (1 << 31) - 1
 """The largest message that protobuf reads."""
 
-FAMILIES = (_control, _elementwise, _functions, _indexing, _layout, _linalg, _reduction, _scans, _signal)
+FAMILIES = (_control, _elementwise, _functions, _indexing, _layout, _linalg, _random, _reduction, _scans, _signal)
 """The modules whose import fills RULES."""
 
 

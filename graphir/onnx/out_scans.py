@@ -10,16 +10,20 @@ from graphir.onnx.writer import Writer, writes
 
 @writes("sort", "argsort")
 def _sort(w: Writer, node: Node, x: str) -> str:
-    """All elements by TopK, which takes the first of equal ones first."""
+    """All elements by TopK, which takes the first of equal ones first; uint64 with its highest bit flipped, as int64."""
     source, axis = node.inputs[0].type, node.attr("axis")
     via = wide(source.dtype)
-    value = x if via == source.dtype else w.cast(x, via)
+    full = source.dtype.name == "uint64"
+    top = w.constant(1 << 63, source.dtype) if full else ""
+    value = w.emit("BitwiseXor", x, top) if full else x
+    value = value if via == source.dtype else w.cast(value, via)
     count = w.vector([source.shape[axis]])
     largest = int(node.attr("descending"))
     values, places = w.emit_several("TopK", 2, value, count, axis=axis, largest=largest, sorted=1)
     if node.op.name == "argsort":
         return places
-    return values if via == source.dtype else w.cast(values, source.dtype)
+    values = values if via == source.dtype else w.cast(values, source.dtype)
+    return w.emit("BitwiseXor", values, top) if full else values
 
 
 @writes("cumulative_sum")

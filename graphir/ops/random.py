@@ -20,9 +20,10 @@ from graphir.types import TensorType, tensor_type
 
 WORDS = 4
 """Numbers that one counter gives."""
+ROUNDS = 10
 _UINT64 = np.dtype("uint64")
-_MULTIPLIERS = np.array([0xD2E7470EE14C6C93, 0xCA5A826395121157], _UINT64)
-_WEYL = np.array([0x9E3779B97F4A7C15, 0xBB67AE8584CAA73B], _UINT64)
+MULTIPLIERS = np.array([0xD2E7470EE14C6C93, 0xCA5A826395121157], _UINT64)
+WEYL = np.array([0x9E3779B97F4A7C15, 0xBB67AE8584CAA73B], _UINT64)
 _NO_DERIVATIVE = "bits are integers: they carry no derivative"
 
 
@@ -123,11 +124,11 @@ def _fold_kernel(key: Array, data: Array, *, domain: int) -> Array:
 def philox(counter: Array, key: Array) -> Array:
     """Philox4x64-10 of counters uint64[..., 4] with keys uint64[..., 2]."""
     state, words = counter, key
-    for turn in range(10):
+    for turn in range(ROUNDS):
         if turn:
-            words = words + _WEYL
+            words = words + WEYL
         even = state[..., 0::2]
-        high, low = _high_half(even), even * _MULTIPLIERS
+        high, low = _high_half(even), even * MULTIPLIERS
         mixed = high[..., ::-1] ^ state[..., 1::2] ^ words
         state = np.stack([mixed[..., 0], low[..., 1], mixed[..., 1], low[..., 0]], axis=-1)
     return state
@@ -137,7 +138,7 @@ def _high_half(x: Array) -> Array:
     """The upper 64 bits of the products with the multipliers."""
     half, mask = _UINT64.type(32), _UINT64.type(0xFFFFFFFF)
     a, b = x >> half, x & mask
-    c, d = _MULTIPLIERS >> half, _MULTIPLIERS & mask
+    c, d = MULTIPLIERS >> half, MULTIPLIERS & mask
     cross = a * d + ((b * d) >> half)
     middle = b * c + (cross & mask)
     high: Array = a * c + (cross >> half) + (middle >> half)

@@ -1,6 +1,7 @@
 """Random operators, drawn by `graphir.random`: the same model gives the same numbers each time.
 
-An operator without a seed has one made from the name of its output.
+An operator without a seed has one made from the name of its output. Each turn of a loop and each call of a function
+draws the same numbers again: feed them as inputs where that is not wanted.
 """
 
 import hashlib
@@ -73,4 +74,5 @@ def _dropout(call: Call) -> list[Expr | None]:
     if not training or ratio == 0.0:
         return [x, array.full(x.shape, True, "bool")]
     kept = random.bernoulli(_key(call), 1.0 - ratio, x.shape)
-    return [array.where(kept, x * np.asarray(1 / (1 - ratio), x.dtype), array.zeros_like(x)), kept]
+    scale = 1 / (1 - ratio) if ratio < 1 else 0.0
+    return [array.where(kept, x * np.asarray(scale, x.dtype), array.zeros_like(x)), kept]
