@@ -234,3 +234,9 @@ def test_what_does_not_fit_is_said(name: str) -> None:
     call, kind, words = BAD[name]
     with pytest.raises(kind, match=words):
         call()
+
+
+def test_updates_are_shown_by_their_names() -> None:
+    w = gi.input("w", (3,))
+    assert repr(gi.optim.sgd(gi.sum(w * w), [w], rate=0.1, momentum=0.9)).startswith("<Updates of w; states: w_")
+    assert repr(gi.optim.sgd(gi.sum(w * w), [w], rate=0.1)) == "<Updates of w; states: none>"

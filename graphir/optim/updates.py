@@ -31,6 +31,10 @@ class Updates:
     start: Mapping[str, np.ndarray[Any, Any]]
     """The first value of each state; the parameters' are the caller's."""
 
+    def __repr__(self) -> str:
+        moved = [name for name in self.carry if name not in self.start]
+        return f"<Updates of {', '.join(moved)}; states: {', '.join(self.start) or 'none'}>"
+
 
 def global_norm(values: Sequence[Expr]) -> Expr:
     """The Euclidean norm of all elements of all values together; a scalar."""
