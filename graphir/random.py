@@ -55,7 +55,10 @@ def bits(key: Any, shape: Any = ()) -> Expr:
 
 @located
 def uniform(key: Any, shape: Any = (), dtype: Any = "float64", minval: Any = 0.0, maxval: Any = 1.0) -> Expr:
-    """Numbers from [minval, maxval) with equal probability, in steps of 2**-53 (float32 2**-24, float16 2**-11)."""
+    """Numbers from [minval, maxval) with equal probability, in steps of 2**-53 (float32 2**-24, float16 2**-11).
+
+    With bounds other than 0 and 1 the sum is rounded, which can give maxval itself.
+    """
     type_ = _float(dtype)
     digits = np.finfo(type_).nmant + 1
     shifted = elementwise.bitwise_right_shift(bits(key, shape), array.constant(64 - digits, "uint64"))
@@ -82,6 +85,8 @@ def normal(key: Any, shape: Any = (), dtype: Any = "float64") -> Expr:
 @located
 def bernoulli(key: Any, p: Any = 0.5, shape: Any = None) -> Expr:
     """True with probability p; bool of the given shape, by default that of p."""
+    if isinstance(p, int | float) and not 0 <= p <= 1:
+        raise AttributeValueError(f"p is a probability, from 0 to 1, not {p}")
     chance = cast(as_expr(p), np.dtype("float64"))
     full = chance.shape if shape is None else as_shape(shape)
     return uniform(key, full) < broadcast_to(chance, full)
@@ -93,6 +98,8 @@ def randint(key: Any, shape: Any, minval: Any, maxval: Any, dtype: Any = "int64"
     type_ = as_dtype(dtype)
     if type_.kind not in "iu":
         raise DTypeError(f"randint gives integers, not {type_.name}")
+    if isinstance(minval, int) and isinstance(maxval, int) and minval >= maxval:
+        raise AttributeValueError(f"randint has nothing to draw from [{minval}, {maxval}); maxval must be greater")
     low, high = (cast(as_expr(bound), np.dtype("int64")) for bound in (minval, maxval))
     span = broadcast_to(cast(high - low, np.dtype("uint64")), as_shape(shape))
     return cast(low + cast(elementwise.remainder(bits(key, shape), span), np.dtype("int64")), type_)

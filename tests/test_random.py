@@ -1,5 +1,6 @@
 """Random numbers: against NumPy's Philox and SciPy's tests of distributions, cut, batched, and what is refused."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -112,6 +113,23 @@ def test_neighbours_are_independent() -> None:
     assert abs(stats.pearsonr(x[:-1, 0], x[1:, 0]).statistic) < 0.02
 
 
+@pytest.mark.parametrize(("name", "count"), [("normal", 5), ("exponential", 4), ("gumbel", 3)])
+def test_moments_are_those_of_the_distribution(name: str, count: int) -> None:
+    """Sample moments lie within five of their standard errors, by SciPy's moments."""
+    draw, expected = DISTRIBUTIONS[name]
+    x = value(draw(random.key(21)))
+    for order in range(1, count):
+        mean = expected.moment(order)
+        spread = math.sqrt((expected.moment(2 * order) - mean**2) / x.size)
+        assert abs(np.mean(x**order) - mean) < 5 * spread
+
+
+def test_streams_of_split_keys_share_no_number() -> None:
+    keys = value(random.split(random.key(6), 40))
+    streams = [value(random.bits(random.key(6), 1000)), *[value(random.bits(key, 1000)) for key in keys]]
+    assert len(np.unique(np.concatenate(streams))) == 41_000
+
+
 def test_choices_have_their_frequencies() -> None:
     key, p = random.key(5), np.array([0.1, 0.2, 0.3, 0.4])
     counts = np.bincount(value(random.categorical(key, gi.broadcast_to(np.log(p), (20_000, 4)))), minlength=4)
@@ -165,6 +183,11 @@ def test_what_is_wrong_is_said() -> None:
         random.fold_in(key, 0.5)
     with pytest.raises(gi.AttributeValueError, match="seed"):
         random.key(-1)
+    with pytest.raises(gi.AttributeValueError, match="nothing to draw"):
+        random.randint(key, (3,), 5, 5)
+    for p in (-0.1, 1.5, float("nan")):
+        with pytest.raises(gi.AttributeValueError, match="probability"):
+            random.bernoulli(key, p, (3,))
 
 
 # ---- ONNX ----
