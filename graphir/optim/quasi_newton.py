@@ -129,4 +129,4 @@ def _backtracked(build: Builder, whole: Expr, slope: Expr, trials: int, decrease
         reached = Expr(walk.substitute(nodes, replaced)[build.loss.node])
         enough = reached <= build.loss + cast(decrease * size * slope, build.loss.dtype)
         share = array.where(enough, size, share)
-    return share
+    return array.where(slope < 0, share, 0.0)
