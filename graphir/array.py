@@ -45,27 +45,27 @@ def size(name: str) -> Expr:
 
 
 @located
-def full(shape: Any, value: Any, dtype: Any = None) -> Expr:
-    """`value` everywhere."""
-    return broadcast_to(constant(value, dtype), as_shape(shape))
+def full(shape: Any, fill_value: Any, dtype: Any = None) -> Expr:
+    """`fill_value` everywhere."""
+    return broadcast_to(constant(fill_value, dtype), as_shape(shape))
 
 
 @located
 def zeros(shape: Any, dtype: Any = "float64") -> Expr:
     """0 everywhere."""
-    return full(shape, 0, dtype)
+    return full(shape, 0.0, dtype)
 
 
 @located
 def ones(shape: Any, dtype: Any = "float64") -> Expr:
     """1 everywhere."""
-    return full(shape, 1, dtype)
+    return full(shape, 1.0, dtype)
 
 
 @located
-def full_like(x: Expr, value: Any, dtype: Any = None) -> Expr:
-    """`value` in the shape, and unless given the dtype, of x."""
-    return full(x.shape, value, x.dtype if dtype is None else dtype)
+def full_like(x: Expr, fill_value: Any, dtype: Any = None) -> Expr:
+    """`fill_value` in the shape, and unless given the dtype, of x."""
+    return full(x.shape, fill_value, x.dtype if dtype is None else dtype)
 
 
 @located

@@ -64,6 +64,9 @@ LEFT_OUT = {
 }
 """Names of the Array API standard 2024.12 that `gi` has not, and why."""
 
+ARGUMENTS_LEFT_OUT = {"device": "an expression is on no device", "copy": "an expression never changes"}
+"""Arguments of the standard's functions that those of `gi` have not, and why."""
+
 
 def declared() -> dict[ModuleType, list[Op]]:
     """The ops by the module that declares them, in the registry's order."""
@@ -216,7 +219,10 @@ def _standard() -> list[str]:
     for name, reason in LEFT_OUT.items():
         reasons[reason].append(f"`{name}`")
     head = "`gi` and `gi.linalg` have every name of the standard, version 2024.12, but for these:"
-    return ["", "## Array API standard", "", head, "", *[f"- {', '.join(n)}: {why}." for why, n in reasons.items()]]
+    names = [f"- {', '.join(n)}: {why}." for why, n in reasons.items()]
+    tail = "Functions take the standard's arguments under its names, but for these:"
+    arguments = [f"- `{name}`: {why}." for name, why in ARGUMENTS_LEFT_OUT.items()]
+    return ["", "## Array API standard", "", head, "", *names, "", tail, "", *arguments]
 
 
 def main() -> None:
