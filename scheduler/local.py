@@ -1,6 +1,7 @@
-"""The embedded service behind `connect()`: a SQLite store, blobs, and one thread that runs jobs.
+"""The embedded service behind `connect()`: a SQLite store, blobs, and threads that run jobs.
 
-Jobs run one after the other. The pool is started with the first job. With a directory, jobs outlive the
+Several jobs share the workers, step by step; in this process jobs run one after the other. The pool is started with the
+first job. With a directory, jobs outlive the
 service: one that did not end is taken up by the next service on the same directory. `close` stops after the
 step under way, and stops only what this service started.
 """
@@ -37,6 +38,8 @@ from scheduler.plan import Plan
 from workers.data import open_source
 
 POLL_SECONDS = 0.5
+AT_ONCE = 4
+"""Jobs that share the workers at one time; the others wait in the order of submission."""
 
 
 class EmbeddedService:
@@ -52,9 +55,15 @@ class EmbeddedService:
         self._blobs = Blobs(self.directory / "blobs")
         self._store = Store(f"sqlite:///{self.directory / 'jobs.sqlite'}")
         self._changed = threading.Condition()
+        self._starting = threading.Lock()
         self._closing = False
-        self._thread = threading.Thread(target=self._run, name="gradfleet-runner", daemon=True)
-        self._thread.start()
+        self._running: set[str] = set()
+        self._threads = [
+            threading.Thread(target=self._run, name=f"gradfleet-runner-{k}", daemon=True)
+            for k in range(AT_ONCE if self.workers else 1)
+        ]
+        for thread in self._threads:
+            thread.start()
 
     def submit(self, graph: Graph, feeds: Mapping[str, Any], options: Mapping[str, Any]) -> str:
         """Check a job as far as possible without running it, keep it, and return its id."""
@@ -117,7 +126,8 @@ class EmbeddedService:
         """Stop the runner after its step, the workers, and Ray if it was started here."""
         with self._notifying():
             self._closing = True
-        self._thread.join()
+        for thread in self._threads:
+            thread.join()
         if self.pool is not None:
             self.pool.close()
             self.pool = None
@@ -155,9 +165,10 @@ class EmbeddedService:
         return np.frombuffer(self._blobs.view(feed.blob), dtype).reshape(feed.shape)
 
     def _pool(self) -> Pool:
-        if self.pool is None:
-            self.pool = RayPool(self.workers) if self.workers else InlinePool()
-        return self.pool
+        with self._starting:
+            if self.pool is None:
+                self.pool = RayPool(self.workers) if self.workers else InlinePool()
+            return self.pool
 
     def _run(self) -> None:
         while (id := self._next()) is not None:
@@ -168,13 +179,16 @@ class EmbeddedService:
                 loop.run(id, f"embedded-{os.getpid()}")
             except Exception as error:  # noqa: BLE001  a defect must end its job, not the runner of all jobs
                 self._broken(id, error)
+            with self._changed:
+                self._running.discard(id)
 
     def _next(self) -> str | None:
         with self._changed:
             while not self._closing:
-                waiting = self._store.unfinished()
+                waiting = [record.id for record in self._store.unfinished() if record.id not in self._running]
                 if waiting:
-                    return waiting[0].id
+                    self._running.add(waiting[0])
+                    return waiting[0]
                 self._changed.wait(POLL_SECONDS)
         return None
 

@@ -1,6 +1,6 @@
 """The Ray actor: bytes in, values out; nothing clever.
 
-A worker gets each program's bytes once and keeps it by digest. Every call that computes gives its values as
+A worker serves several jobs, each with a runner of its own. It gets each program's bytes once and keeps it by digest. Every call that computes gives its values as
 separate objects, so that they stay in the cluster, and last a small object that says that it succeeded.
 """
 
@@ -24,32 +24,36 @@ class Shell:
 
     def __init__(self) -> None:
         self._programs: dict[str, Graph] = {}
-        self._runner: ChunkRunner | None = None
+        self._runners: dict[str, ChunkRunner] = {}
 
     def pid(self) -> int:
         """The process that this worker is."""
         return os.getpid()
 
-    def setup(self, work: Work, start: int, stop: int, programs: dict[str, bytes]) -> None:
-        """Begin a job: forget the one before, load the programs that are new here."""
+    def learn(self, programs: dict[str, bytes]) -> None:
+        """Load programs that are new here."""
         for digest, data in programs.items():
             self._programs[digest] = wire.load(data)
-        self._runner = ChunkRunner(work, self._programs, start, stop)
 
-    def hold(self, name: str, value: Array | Dataset, dtype: str) -> None:
-        """Keep a feed until the next job."""
-        self._job.hold(name, value, dtype)
+    def setup(self, job: str, work: Work, start: int, stop: int) -> None:
+        """Begin a job, or begin it again; its programs are known."""
+        needed = {step.program: self._programs[step.program] for step in work.steps}
+        self._runners[job] = ChunkRunner(work, needed, start, stop)
 
-    def map(self, first: int, last: int, names: Sequence[str], *wholes: Array) -> tuple[Parts, None]:
+    def hold(self, job: str, name: str, value: Array | Dataset, dtype: str) -> None:
+        """Keep a feed until the job ends."""
+        self._job(job).hold(name, value, dtype)
+
+    def map(self, job: str, first: int, last: int, names: Sequence[str], *wholes: Array) -> tuple[Parts, None]:
         """Run map steps; `names` say what the whole values are."""
-        return self._job.map(first, last, dict(zip(names, wholes, strict=True))), None
+        return self._job(job).map(first, last, dict(zip(names, wholes, strict=True))), None
 
-    def collect(self, values: Sequence[str]) -> tuple[Chunks, None]:
+    def collect(self, job: str, values: Sequence[str]) -> tuple[Chunks, None]:
         """Give the chunks of shard values away."""
-        return self._job.collect(values), None
+        return self._job(job).collect(values), None
 
     def finish(
-        self, first: int, last: int, names: Sequence[str], gives: Sequence[str], ranges: int, *rest: Any
+        self, job: str, first: int, last: int, names: Sequence[str], gives: Sequence[str], ranges: int, *rest: Any
     ) -> tuple[Any, ...]:
         """Run combine and single steps and give some of their values.
 
@@ -58,21 +62,20 @@ class Shell:
         count = len(names)
         wholes = dict(zip(names, rest[:count], strict=True))
         parts, collected = rest[count : len(rest) - ranges], rest[len(rest) - ranges :]
-        return (*self._job.finish((first, last), gives, wholes, parts, collected), None)
+        return (*self._job(job).finish((first, last), gives, wholes, parts, collected), None)
 
     def scalars(self, names: Sequence[str], *values: Array) -> dict[str, float]:
         """Numbers for those who watch."""
         return {name: float(value) for name, value in zip(names, values, strict=True)}
 
-    def stop(self) -> None:
+    def stop(self, job: str) -> None:
         """End the job: forget its feeds and values."""
-        self._runner = None
+        self._runners.pop(job, None)
 
-    @property
-    def _job(self) -> ChunkRunner:
-        if self._runner is None:
-            raise RuntimeError("this worker was not set up for a job")
-        return self._runner
+    def _job(self, job: str) -> ChunkRunner:
+        if job not in self._runners:
+            raise RuntimeError(f"this worker was not set up for job {job}")
+        return self._runners[job]
 
 
 Worker = ray.remote(num_cpus=1, max_restarts=0, max_task_retries=0)(Shell)

@@ -13,10 +13,20 @@ NAME = "inline"
 
 
 class InlinePool:
-    """Performs a plan in the calling process; the same arithmetic as on workers."""
+    """Performs plans in the calling process; the same arithmetic as on workers."""
 
-    def open(self, plan: Plan, feeds: Feeds, carry: Mapping[str, str], fetch: Collection[str]) -> None:
+    def open(self, plan: Plan, feeds: Feeds, carry: Mapping[str, str], fetch: Collection[str]) -> "InlineSession":
         """Begin a job."""
+        return InlineSession(plan, feeds, carry, fetch)
+
+    def close(self) -> None:
+        """Nothing was started."""
+
+
+class InlineSession:
+    """One job in the calling process."""
+
+    def __init__(self, plan: Plan, feeds: Feeds, carry: Mapping[str, str], fetch: Collection[str]) -> None:
         self._plan, self._carry = plan, carry
         self._keep, self._numbers = wanted(plan, carry, fetch)
         self._shown = [name for name in self._keep if name in fetch or name in carry.values()]
@@ -60,9 +70,6 @@ class InlinePool:
     def release(self) -> None:
         """Forget the job's values."""
         self._carried, self._outputs = {}, {}
-
-    def close(self) -> None:
-        """Nothing was started."""
 
     def _perform(self) -> dict[str, Array]:
         values = dict(self._carried)

@@ -1,6 +1,6 @@
 """The job loop: obeys the state table's commands with a pool, and reports back what happened.
 
-One job at a time, in one thread. Every event goes through `Store.append`, so that a job cancelled by somebody
+One job, in one thread. Every event goes through `Store.append`, so that a job cancelled by somebody
 else ends at the next report: its answer is a terminal job and no commands. The loop holds no state that the
 store does not have, except values; a killed loop is followed by another one with `Resumed`.
 """
@@ -84,22 +84,22 @@ class JobLoop:
             while self._commands and not self._stop():
                 self._obey(self._commands.popleft())
         finally:
-            self._pool.release()
+            self._session.release()
         return self._store.job(id).job
 
     def _begin(self) -> None:
         spec, prepared = self._record.spec, self._prepare(self._record)
         self._feeds, self._plan = prepared.feeds, prepared.plan
-        self._pool = self._make_pool()
+        outputs = spec.fetch or tuple(self._plan.graph.outputs)
         try:
-            self._pool.open(self._plan, self._feeds, spec.carry, spec.fetch or tuple(self._plan.graph.outputs))
+            self._session = self._make_pool().open(self._plan, self._feeds, spec.carry, outputs)
         except TaskError as error:
             raise GraphError(error.failure.message) from error
 
     def _obey(self, command: Command) -> None:
         match command:
             case Restore(_, blob):
-                self._pool.restore(self._start(blob))
+                self._session.restore(self._start(blob))
             case RunStep(step, attempt):
                 self._attempt(attempt, lambda: self._step(step, attempt))
             case SaveCheckpoint(step):
@@ -107,7 +107,7 @@ class JobLoop:
             case StoreResult(attempt):
                 self._attempt(attempt, lambda: self._finish(attempt))
             case ReplaceWorker(worker):
-                self._pool.replace(worker)
+                self._session.replace(worker)
             case Release():
                 self._commands.clear()
 
@@ -127,14 +127,14 @@ class JobLoop:
         self._report(event)
 
     def _step(self, step: int, attempt: int) -> Event:
-        numbers = self._pool.step()
+        numbers = self._session.step()
         return StepDone(self._clock(), step, attempt, scalars(numbers))
 
     def _checkpoint(self, step: int) -> Event:
-        return Checkpointed(self._clock(), step, self._blobs.put(tensors.write(_plain(self._pool.carried()))))
+        return Checkpointed(self._clock(), step, self._blobs.put(tensors.write(_plain(self._session.carried()))))
 
     def _finish(self, attempt: int) -> Event:
-        return Finished(self._clock(), attempt, self._blobs.put(tensors.write(_plain(self._pool.outputs()))))
+        return Finished(self._clock(), attempt, self._blobs.put(tensors.write(_plain(self._session.outputs()))))
 
     def _failed(self, error: TaskError, attempt: int) -> Event:
         return TaskFailed(self._clock(), attempt, **asdict(error.failure))

@@ -1,7 +1,7 @@
 """Pool: what the job loop needs of something that performs a plan's iterations, in process or on Ray.
 
-A pool performs one job at a time. `step` runs one iteration and moves on only when all of it succeeded: after
-an error the carried values are those of before, and the step may be run again.
+A pool performs several jobs at a time, each in a session. `step` runs one iteration and moves on only when all of it
+succeeded: after an error the carried values are those of before, and the step may be run again.
 """
 
 import traceback
@@ -54,11 +54,8 @@ def task_error(error: BaseException, worker: str, trace: str | None = None) -> T
     return TaskError(Failure(type(error).__name__, message, text, node, worker, is_deterministic(error)))
 
 
-class Pool(Protocol):
-    """Workers that perform one job's plan."""
-
-    def open(self, plan: Plan, feeds: Feeds, carry: Mapping[str, str], fetch: Collection[str]) -> None:
-        """Begin a job. carry: the output that feeds each input of the next iteration."""
+class Session(Protocol):
+    """One job on a pool."""
 
     def restore(self, carried: Mapping[str, Array]) -> None:
         """Set the carried values."""
@@ -73,10 +70,17 @@ class Pool(Protocol):
         """The outputs of the last iteration that are fetched or carried. Raises WorkerDied."""
 
     def replace(self, worker: str) -> None:
-        """Start another worker for a dead one."""
+        """Go on with another worker in the place of a dead one."""
 
     def release(self) -> None:
         """End the job and forget its values."""
+
+
+class Pool(Protocol):
+    """Workers that perform plans, several jobs' at a time; each session is used by one thread."""
+
+    def open(self, plan: Plan, feeds: Feeds, carry: Mapping[str, str], fetch: Collection[str]) -> Session:
+        """Begin a job. carry: the output that feeds each input of the next iteration."""
 
     def close(self) -> None:
         """Stop what this pool started."""

@@ -1,11 +1,14 @@
-"""The pool of Ray actors.
+"""The pool of Ray actors, which several jobs share: calls of all are queued at the actors in the order of issue.
 
-Each worker has a contiguous range of the chunks. The driver holds references only: values stay in the
+Each worker has a contiguous range of a job's chunks. The driver holds references only: values stay in the
 cluster, except the numbers to watch and what `outputs` and `carried` fetch. The driver owns every reference,
 so a worker's death loses nothing that a repeated step needs. The first call that failed, in the order of
 issue, is the one that is reported.
 """
 
+import itertools
+import os
+import threading
 import traceback
 from collections.abc import Collection, Mapping
 from typing import Any, NoReturn
@@ -45,10 +48,11 @@ class RayPool:
         self._started = not ray.is_initialized()
         if self._started:
             _start_ray(workers, object_store_memory)
-        self._open = False
+        self._lock = threading.Lock()
+        self._sessions = itertools.count(1)
         self._programs: dict[str, bytes] = {}
         self._known: list[set[str]] = [set() for _ in range(workers)]
-        self._actors: list[Any] = [Worker.remote() for _ in range(workers)]
+        self.actors: list[Any] = [Worker.remote() for _ in range(workers)]
         try:
             self.pids()
         except (GetTimeoutError, RayActorError) as error:
@@ -59,22 +63,59 @@ class RayPool:
 
     def pids(self) -> list[int]:
         """The process of each worker."""
-        found: list[int] = ray.get([actor.pid.remote() for actor in self._actors], timeout=START_SECONDS)
+        found: list[int] = ray.get([actor.pid.remote() for actor in self.actors], timeout=START_SECONDS)
         return found
 
-    def open(self, plan: Plan, feeds: Feeds, carry: Mapping[str, str], fetch: Collection[str]) -> None:
+    def open(self, plan: Plan, feeds: Feeds, carry: Mapping[str, str], fetch: Collection[str]) -> "RaySession":
         """Begin a job: programs and feeds go out; what fails on the way is raised by the first step."""
+        return RaySession(self, f"{os.getpid()}-{next(self._sessions)}", plan, feeds, carry, fetch)
+
+    def worker(self, number: int, dead: Any = None) -> Any:
+        """The actor with a number; another one where it is the `dead` one, which several jobs may find so."""
+        with self._lock:
+            if self.actors[number] is dead:
+                ray.kill(dead)
+                self.actors[number] = Worker.remote()
+                self._known[number] = set()
+            return self.actors[number]
+
+    def teach(self, number: int, programs: Mapping[str, Graph]) -> Ref:
+        """Send a worker the programs that it does not know."""
+        with self._lock:
+            new = programs.keys() - self._known[number]
+            for digest in new:
+                if digest not in self._programs:
+                    self._programs[digest] = wire.dump(programs[digest])
+            self._known[number] |= new
+            return self.actors[number].learn.remote({digest: self._programs[digest] for digest in new})
+
+    def close(self) -> None:
+        """Stop the workers, and Ray if it was started here."""
+        for actor in self.actors:
+            ray.kill(actor)
+        self.actors = []
+        if self._started:
+            ray.shutdown()
+
+
+class RaySession:
+    """One job on the actors of a pool."""
+
+    def __init__(
+        self, pool: RayPool, name: str, plan: Plan, feeds: Feeds, carry: Mapping[str, str], fetch: Collection[str]
+    ) -> None:
+        self._pool, self._name = pool, name
         self._plan, self._carry, self._work = plan, carry, work(plan)
         self._keep, self._numbers = wanted(plan, carry, fetch)
-        self._shown = [name for name in self._keep if name in fetch or name in carry.values()]
+        self._shown = [output for output in self._keep if output in fetch or output in carry.values()]
         self._phases = phases(plan, self._keep, carry)
         self._needed = {step.program.digest: step.program for step in plan.steps}
-        held = {name: feeds[name] for name in feeds.keys() - carry.keys()}
+        held = {input_: feeds[input_] for input_ in feeds.keys() - carry.keys()}
         self._feeds = {n: v if isinstance(v, Dataset) else ray.put(v) for n, v in held.items()}
         self._carried: dict[str, Ref] = {}
         self._outputs: dict[str, Ref] = {}
         self._setups: list[Call] = []
-        self._open = True
+        self._actors = [pool.worker(number) for number in range(len(pool.actors))]
         for number in range(len(self._actors)):
             self._setup(number)
 
@@ -111,54 +152,34 @@ class RayPool:
         return {name: self._get((0, self._outputs[name])) for name in self._shown}
 
     def replace(self, worker: str) -> None:
-        """Start another worker in the place of a dead one."""
+        """Go on with another worker in the place of a dead one."""
         number = int(worker.removeprefix("worker-"))
-        ray.kill(self._actors[number])
-        self._actors[number] = Worker.remote()
-        self._known[number] = set()
-        if self._open:
-            self._setup(number)
+        self._actors[number] = self._pool.worker(number, dead=self._actors[number])
+        self._setup(number)
 
     def release(self) -> None:
         """End the job: workers and driver forget its values."""
-        if not self._open:
-            return
-        self._open = False
         self._carried, self._outputs, self._feeds, self._setups = {}, {}, {}, []
         for actor in self._actors:
-            actor.stop.remote()
-
-    def close(self) -> None:
-        """Stop the workers, and Ray if it was started here."""
-        for actor in self._actors:
-            ray.kill(actor)
-        self._actors = []
-        if self._started:
-            ray.shutdown()
+            actor.stop.remote(self._name)
 
     def _range(self, number: int) -> tuple[int, int]:
         return chunk_range(number, len(self._actors), self._plan.chunks)
 
     def _setup(self, number: int) -> None:
-        actor, new = self._actors[number], self._needed.keys() - self._known[number]
-        programs = {digest: self._bytes(self._needed[digest]) for digest in new}
-        self._known[number] |= new
-        self._setups.append((number, actor.setup.remote(self._work, *self._range(number), programs)))
+        actor = self._actors[number]
+        self._setups.append((number, self._pool.teach(number, self._needed)))
+        self._setups.append((number, actor.setup.remote(self._name, self._work, *self._range(number))))
         for name, feed in self._feeds.items():
             dtype = self._plan.graph.inputs[name].type.dtype.name
-            self._setups.append((number, actor.hold.remote(name, feed, dtype)))
-
-    def _bytes(self, program: Graph) -> bytes:
-        if program.digest not in self._programs:
-            self._programs[program.digest] = wire.dump(program)
-        return self._programs[program.digest]
+            self._setups.append((number, actor.hold.remote(self._name, name, feed, dtype)))
 
     def _map(self, phase: Phase, values: dict[str, Ref], calls: list[Call]) -> list[Ref]:
         parts = []
         wholes = [values[name] for name in phase.needs]
         for number, actor in enumerate(self._actors):
             method = actor.map.options(num_returns=2)
-            part, status = method.remote(phase.first, phase.last, phase.needs, *wholes)
+            part, status = method.remote(self._name, phase.first, phase.last, phase.needs, *wholes)
             parts.append(part)
             calls.append((number, status))
         return parts
@@ -166,12 +187,12 @@ class RayPool:
     def _finish(self, phase: Phase, values: dict[str, Ref], parts: list[Ref], calls: list[Call]) -> None:
         collected = []
         for number, actor in enumerate(self._actors if phase.gathers else ()):
-            chunks, status = actor.collect.options(num_returns=2).remote(phase.gathers)
+            chunks, status = actor.collect.options(num_returns=2).remote(self._name, phase.gathers)
             collected.append(chunks)
             calls.append((number, status))
         method = self._actors[0].finish.options(num_returns=len(phase.gives) + 1)
         wholes = [values[name] for name in phase.needs]
-        arguments = phase.first, phase.last, phase.needs, phase.gives, len(collected)
+        arguments = self._name, phase.first, phase.last, phase.needs, phase.gives, len(collected)
         refs = method.remote(*arguments, *wholes, *parts, *collected)
         refs = refs if isinstance(refs, list) else [refs]
         values |= dict(zip(phase.gives, refs[:-1], strict=True))
