@@ -250,8 +250,8 @@ def test_losses(name: str, reduction: str) -> None:
 
 def test_cosine_and_hinge() -> None:
     check(nn.cosine_similarity, F.cosine_similarity, normal(4, 3), normal(4, 3))
-    hinge = lambda x: torch.clamp(1 - x * torch.tensor([1.0, -1.0, 1.0]), min=0).mean()  # noqa: E731
-    check(lambda x: nn.hinge_loss(x, np.array([1.0, -1.0, 1.0])), hinge, normal(5, 3))
+    hinge = lambda x: torch.clamp(1 - x * torch.tensor([[1.0, -1.0, 1.0]] * 5), min=0).mean()  # noqa: E731
+    check(lambda x: nn.hinge_loss(x, np.array([[1.0, -1.0, 1.0]] * 5)), hinge, normal(5, 3))
     given_zero = gi.evaluate(gi.Graph({"kl": nn.kl_div(gi.constant([0.0, -1.0]), gi.constant([0.0, 1.0]))}), {})
     np.testing.assert_allclose(given_zero["kl"], F.kl_div(torch.tensor([0.0, -1.0]), torch.tensor([0.0, 1.0])).item())
 

@@ -8,6 +8,7 @@ from graphir.nn.activation import (
     elu,
     gelu,
     glu,
+    hard_shrink,
     hard_sigmoid,
     hard_swish,
     hard_tanh,
@@ -21,6 +22,7 @@ from graphir.nn.activation import (
     selu,
     sigmoid,
     silu,
+    soft_shrink,
     softmax,
     softplus,
     softsign,
@@ -39,6 +41,7 @@ from graphir.nn.losses import (
     l1_loss,
     mse_loss,
     nll_loss,
+    smooth_l1_loss,
 )
 from graphir.nn.normalisation import BatchNorm, batch_norm, group_norm, instance_norm, layer_norm, rms_norm
 from graphir.nn.pooling import adaptive_avg_pool, adaptive_max_pool, avg_pool, lp_pool, max_pool
@@ -61,6 +64,7 @@ __all__ = [
     "gelu",
     "glu",
     "group_norm",
+    "hard_shrink",
     "hard_sigmoid",
     "hard_swish",
     "hard_tanh",
@@ -87,6 +91,8 @@ __all__ = [
     "selu",
     "sigmoid",
     "silu",
+    "smooth_l1_loss",
+    "soft_shrink",
     "softmax",
     "softplus",
     "softsign",

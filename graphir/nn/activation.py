@@ -7,15 +7,16 @@ import numpy as np
 
 from graphir import array, elementwise, manipulate
 from graphir.array import log_softmax, softmax
-from graphir.errors import ShapeError
+from graphir.errors import AttributeValueError, ShapeError
 from graphir.expr import Expr, as_expr, cast
 from graphir.ops import special
 from graphir.origin import located
 from graphir.types import float_for
 
 __all__ = [
-    "celu", "elu", "gelu", "glu", "hard_sigmoid", "hard_swish", "hard_tanh", "leaky_relu", "log_sigmoid", "log_softmax",
-    "mish", "prelu", "relu", "relu6", "selu", "sigmoid", "silu", "softmax", "softplus", "softsign", "tanh", "tanh_shrink",
+    "celu", "elu", "gelu", "glu", "hard_shrink", "hard_sigmoid", "hard_swish", "hard_tanh", "leaky_relu",
+    "log_sigmoid", "log_softmax", "mish", "prelu", "relu", "relu6", "selu", "sigmoid", "silu", "soft_shrink", "softmax",
+    "softplus", "softsign", "tanh", "tanh_shrink",
 ]  # fmt: skip
 
 SELU = (1.05070102214813232421875, 1.67326319218681884765625)
@@ -32,6 +33,12 @@ def _number(value: Any, like: Expr) -> Expr:
     if isinstance(value, Expr):
         return value
     return array.constant(np.asarray(value), like.dtype)
+
+
+def _between(x: Expr, low: float, high: float) -> Expr:
+    """x limited; NaN stays, and the derivative at the limits is 0."""
+    least, most = _number(low, x), _number(high, x)
+    return array.where(x <= least, least, array.where(x >= most, most, x))
 
 
 @located
@@ -63,8 +70,8 @@ def relu(x: Any) -> Expr:
 
 @located
 def relu6(x: Any) -> Expr:
-    """min(max(x, 0), 6)"""
-    return array.clip(as_expr(x), 0, 6)
+    """min(max(x, 0), 6); the derivative at 0 and at 6 is 0."""
+    return _between(as_expr(x), 0, 6)
 
 
 @located
@@ -142,20 +149,24 @@ def softsign(x: Any) -> Expr:
 def hard_sigmoid(x: Any) -> Expr:
     """x / 6 + 1/2 between 0 and 1."""
     value = _float(x)
-    return array.clip(value * _number(1 / 6, value) + 0.5, 0.0, 1.0)
+    return _between(value * _number(1 / 6, value) + 0.5, 0.0, 1.0)
 
 
 @located
 def hard_swish(x: Any) -> Expr:
     """x * hard_sigmoid(x)"""
     value = _float(x)
-    return value * hard_sigmoid(value)
+    zero = _number(0, value)
+    inner = array.where(elementwise.abs(value) >= 3, zero, value)
+    return array.where(value <= -3, zero, array.where(value >= 3, value, inner * hard_sigmoid(inner)))
 
 
 @located
 def hard_tanh(x: Any, low: float = -1.0, high: float = 1.0) -> Expr:
     """x between low and high."""
-    return array.clip(_float(x), low, high)
+    if low > high:
+        raise AttributeValueError(f"hard_tanh limits from low to high, not from {low} to {high}; exchange them")
+    return _between(_float(x), low, high)
 
 
 @located
@@ -163,6 +174,24 @@ def tanh_shrink(x: Any) -> Expr:
     """x - tanh(x)"""
     value = _float(x)
     return value - tanh(value)
+
+
+def shrink(x: Expr, edge: float, bias: float) -> Expr:
+    """x moved by `bias` towards 0 outside [-edge, edge], 0 inside; NaN stays."""
+    moved = array.where(x > edge, x - _number(bias, x), x + _number(bias, x))
+    return array.where(elementwise.abs(x) <= edge, _number(0, x), moved)
+
+
+@located
+def hard_shrink(x: Any, edge: float = 0.5) -> Expr:
+    """x outside [-edge, edge], 0 inside."""
+    return shrink(_float(x), edge, 0.0)
+
+
+@located
+def soft_shrink(x: Any, edge: float = 0.5) -> Expr:
+    """x moved by `edge` towards 0, and 0 inside [-edge, edge]."""
+    return shrink(_float(x), edge, edge)
 
 
 @located

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from graphir import array, dims, manipulate
-from graphir.errors import ShapeError
+from graphir.errors import AttributeValueError, ShapeError
 from graphir.expr import Expr, as_expr, match_dtypes
 from graphir.nn.windows import (
     Geometry,
@@ -73,8 +73,10 @@ def conv_transpose(
             f"conv_transpose needs [batch, channels, sizes...] and kernels of as many axes: {value.node.type}, {weights.node.type}"
         )
     rank = value.ndim - 2
+    if isinstance(padding, str) and padding != "valid":
+        raise AttributeValueError(f"conv_transpose takes padding 'valid' or numbers, not {padding!r}")
     before, after = sides(padding, rank)
-    extra = each("output_padding", output_padding, rank)
+    extra = each("output_padding", output_padding, rank, 0)
     crop = (before, [a - e for a, e in zip(after, extra, strict=True)])
     result = spread_and_convolve(
         value, weights, each("stride", stride, rank), each("dilation", dilation, rank), crop, groups
@@ -109,6 +111,8 @@ def spread_and_convolve(
     kernels = manipulate.reshape(turned, (dims.multiply(groups, w.shape[1]), share, *kernel))
     now = spatial_sizes(x)
     outputs = tuple(size - span + 1 for size, span in zip(now, spans, strict=True))
+    if min(outputs) < 1:
+        raise ShapeError(f"nothing is left of sizes {sizes} with kernel {kernel}; use less padding")
     zeros = (0,) * rank
     g = Geometry(now, kernel, (1,) * rank, tuple(dilations), zeros, zeros, outputs)
     return convolve(x, kernels, g, groups)
@@ -116,6 +120,8 @@ def spread_and_convolve(
 
 def add_bias(x: Expr, bias: Expr | None) -> Expr:
     """x plus one number for each channel."""
+    if bias is not None and bias.shape != (x.shape[1],):
+        raise ShapeError(f"bias {bias.node.type} must have one number for each of {x.shape[1]} filters")
     return x if bias is None else x + manipulate.reshape(bias, (1, bias.shape[0], *[1] * (x.ndim - 2)))
 
 
@@ -124,7 +130,10 @@ def convolve(x: Expr, w: Expr, g: Geometry, groups: int) -> Expr:
     batch, channels, filters = x.shape[0], x.shape[1], w.shape[0]
     share, made = dims.exact_quotient(channels, groups), dims.exact_quotient(filters, groups)
     if share is None or made is None or w.shape[1] != share:
-        raise ShapeError(f"kernels {w.node.type} do not fit {channels} channels in {groups} groups")
+        raise ShapeError(
+            f"kernels {w.node.type} do not fit {channels} channels in {groups} groups; both axes 0 of kernels and 1 of "
+            "the input divide into the groups, and axis 1 of kernels is channels / groups"
+        )
     rank, taps = len(g.sizes), math.prod(g.kernel)
     windows = slide(x, g)
     split = manipulate.reshape(windows, (batch, groups, share, *g.outputs, *g.kernel))

@@ -14,16 +14,24 @@ from graphir.products import matmul
 @located
 def linear(x: Any, weight: Any, bias: Any = None) -> Expr:
     """x @ weight^T + bias, weight [outputs, inputs] as in torch.nn.functional.linear."""
-    product = matmul(as_expr(x), manipulate.matrix_transpose(as_expr(weight)))
+    value, matrix = as_expr(x), as_expr(weight)
+    if not value.ndim or matrix.ndim != 2 or value.shape[-1] != matrix.shape[1]:
+        raise ShapeError(f"linear needs weight [outputs, inputs] for {value.node.type}, not {matrix.node.type}")
+    product = matmul(value, manipulate.matrix_transpose(matrix))
     return product if bias is None else product + bias
 
 
 @located
 def embedding(indices: Any, table: Any) -> Expr:
-    """The rows of a table [count, width] at integer positions; the result is [*indices' shape, width]."""
+    """The rows of a table [count, width] at integer positions; the result is [*indices' shape, width].
+
+    Negative positions count from the end, as in indexing. DTypeError, ShapeError.
+    """
     positions, rows = as_expr(indices), as_expr(table)
     if positions.dtype.kind not in "iu":
         raise DTypeError(f"embedding needs integer positions, not {positions.node.type}; cast them")
+    if rows.ndim != 2:
+        raise ShapeError(f"embedding needs a table [count, width], not {rows.node.type}; reshape it")
     return array.take(rows, positions, axis=0)
 
 
@@ -50,7 +58,7 @@ def scaled_dot_product_attention(
 
     query [..., heads, n, width], key [..., heads', m, width], value [..., heads', m, width']; heads' divides heads
     (grouped queries). mask: bool, True where attention is allowed, or numbers to add. causal: query i sees keys up
-    to i. scale: 1 / sqrt(width) by default. A query that sees nothing gives NaN, as in PyTorch's mathematics.
+    to i. scale: 1 / sqrt(width) by default. A query that may see no key gives zeros. ShapeError.
     """
     q, k, v = as_expr(query), as_expr(key), as_expr(value)
     if q.ndim < 2 or k.ndim != q.ndim or v.ndim != q.ndim or q.shape[-1] != k.shape[-1]:
@@ -69,6 +77,9 @@ def scaled_dot_product_attention(
     if mask is not None:
         given = as_expr(mask)
         scores = _masked(scores, given) if given.dtype.kind == "b" else scores + given
+        seen = array.any(scores != -math.inf, axis=-1, keepdims=True)
+        shares = softmax(array.where(seen, scores, array.zeros_like(scores)), axis=-1)
+        return matmul(array.where(seen, shares, array.zeros_like(shares)), v)
     return matmul(softmax(scores, axis=-1), v)
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from graphir import array, dims, elementwise, manipulate
-from graphir.errors import ShapeError
+from graphir.errors import AttributeValueError, ShapeError
 from graphir.expr import Expr, as_expr
 from graphir.origin import located
 
@@ -17,10 +17,24 @@ class BatchNorm(NamedTuple):
     var: Expr
 
 
-def channels(values: Any, rank: int) -> Expr:
-    """A vector along axis 1."""
+def channels(values: Any, x: Expr) -> Expr:
+    """A vector along axis 1 of x."""
     vector = as_expr(values)
-    return manipulate.reshape(vector, (1, vector.shape[0], *[1] * (rank - 2)))
+    if vector.shape != (x.shape[1],):
+        raise ShapeError(f"{vector.node.type} must have one number for each channel, axis 1 of {x.node.type}")
+    return manipulate.reshape(vector, (1, vector.shape[0], *[1] * (x.ndim - 2)))
+
+
+def _last(x: Expr, axes: int, **scales: Any) -> tuple[int, ...]:
+    """The last axes of x, whose shape the scales must have."""
+    if not 1 <= axes <= x.ndim:
+        raise AttributeValueError(f"axes counts the last axes of {x.node.type}: from 1 to {x.ndim}, not {axes}")
+    for name, value in scales.items():
+        if value is not None and as_expr(value).shape != x.shape[x.ndim - axes :]:
+            raise ShapeError(
+                f"{name} {as_expr(value).node.type} must have the shape of the last {axes} axes of {x.node.type}"
+            )
+    return tuple(range(x.ndim - axes, x.ndim))
 
 
 def _scaled(x: Expr, weight: Any, bias: Any) -> Expr:
@@ -56,10 +70,11 @@ def batch_norm(
     if value.ndim < 2:
         raise ShapeError(f"batch_norm needs [batch, channels, ...], not {value.node.type}")
     axes = [axis for axis in range(value.ndim) if axis != 1]
-    scale = [None if v is None else channels(v, value.ndim) for v in (weight, bias)]
+    scale = [None if v is None else channels(v, value) for v in (weight, bias)]
+    wide_mean, wide_var = channels(old_mean, value), channels(old_var, value)
     if not training:
-        root = elementwise.sqrt(channels(old_var, value.ndim) + eps)
-        return BatchNorm(_scaled((value - channels(old_mean, value.ndim)) / root, *scale), old_mean, old_var)
+        even = (value - wide_mean) / elementwise.sqrt(wide_var + eps)
+        return BatchNorm(_scaled(even, *scale), old_mean, old_var)
     own_mean, own_var = array.mean(value, axes), array.var(value, axes, correction=1)
     moved = [old * (1 - momentum) + new * momentum for old, new in ((old_mean, own_mean), (old_var, own_var))]
     return BatchNorm(_scaled(_standard(value, axes, eps), *scale), *moved)
@@ -69,14 +84,14 @@ def batch_norm(
 def layer_norm(x: Any, axes: int = 1, weight: Any = None, bias: Any = None, *, eps: float = 1e-5) -> Expr:
     """x normalised over its last `axes` axes (Ba, Kiros, Hinton, arXiv:1607.06450)."""
     value = as_expr(x)
-    return _scaled(_standard(value, tuple(range(value.ndim - axes, value.ndim)), eps), weight, bias)
+    return _scaled(_standard(value, _last(value, axes, weight=weight, bias=bias), eps), weight, bias)
 
 
 @located
 def rms_norm(x: Any, axes: int = 1, weight: Any = None, *, eps: float = 1e-6) -> Expr:
     """x divided by its root mean square over its last axes (Zhang, Sennrich, NeurIPS 2019)."""
     value = as_expr(x)
-    squares = array.mean(elementwise.square(value), tuple(range(value.ndim - axes, value.ndim)), keepdims=True)
+    squares = array.mean(elementwise.square(value), _last(value, axes, weight=weight), keepdims=True)
     return _scaled(value / elementwise.sqrt(squares + eps), weight, None)
 
 
@@ -89,12 +104,14 @@ def group_norm(x: Any, groups: int, weight: Any = None, bias: Any = None, *, eps
         raise ShapeError(f"the channels (axis 1) of {value.node.type} do not divide into {groups} groups")
     split = manipulate.reshape(value, (value.shape[0], groups, each, *value.shape[2:]))
     even = manipulate.reshape(_standard(split, tuple(range(2, split.ndim)), eps), value.shape)
-    return _scaled(even, *(None if v is None else channels(v, value.ndim) for v in (weight, bias)))
+    return _scaled(even, *(None if v is None else channels(v, value) for v in (weight, bias)))
 
 
 @located
 def instance_norm(x: Any, weight: Any = None, bias: Any = None, *, eps: float = 1e-5) -> Expr:
     """x [batch, channels, sizes...] normalised over the spatial axes of each channel."""
     value = as_expr(x)
+    if value.ndim < 3:
+        raise ShapeError(f"instance_norm needs [batch, channels, sizes...], not {value.node.type}")
     even = _standard(value, tuple(range(2, value.ndim)), eps)
-    return _scaled(even, *(None if v is None else channels(v, value.ndim) for v in (weight, bias)))
+    return _scaled(even, *(None if v is None else channels(v, value) for v in (weight, bias)))

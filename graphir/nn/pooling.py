@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from graphir import array, elementwise, manipulate
+from graphir.errors import AttributeValueError
 from graphir.expr import Expr, as_expr
 from graphir.nn.windows import Geometry, Numbers, Padding, each, slide, spatial_sizes, windows_of
 from graphir.origin import located
@@ -49,7 +50,13 @@ def _geometry(
     x: Expr, kernel: Numbers, stride: Numbers | None, padding: Padding, dilation: Numbers, ceil: bool
 ) -> Geometry:
     sizes = each("kernel", kernel, len(spatial_sizes(x)))
-    return windows_of(x, sizes, sizes if stride is None else stride, dilation, padding, ceil)
+    g = windows_of(x, sizes, sizes if stride is None else stride, dilation, padding, ceil)
+    spans = [(k - 1) * d + 1 for k, d in zip(g.kernel, g.dilations, strict=True)]
+    if not isinstance(padding, str) and any(2 * max(p) > s for *p, s in zip(g.before, g.after, spans, strict=True)):
+        raise AttributeValueError(
+            f"padding {padding} is more than half a window of {sizes}; use less or larger windows"
+        )
+    return g
 
 
 @located
@@ -89,7 +96,9 @@ def avg_pool(
 
 @located
 def lp_pool(x: Any, p: int, kernel: Numbers, *, stride: Numbers | None = None, ceil_mode: bool = False) -> Expr:
-    """The p-norm of each window of x [batch, channels, sizes...]."""
+    """The p-norm of each window of x [batch, channels, sizes...], p at least 1."""
+    if p < 1:
+        raise AttributeValueError(f"p is at least 1, not {p}")
     value = as_expr(x)
     return norm(flat_windows(value, _geometry(value, kernel, stride, 0, 1, ceil_mode), 0.0), (-1,), p, False)
 

@@ -75,11 +75,13 @@ def spatial_sizes(x: Expr) -> tuple[int, ...]:
     return tuple(int(d) for d in sizes)
 
 
-def each(name: str, value: Numbers, rank: int) -> tuple[int, ...]:
+def each(name: str, value: Numbers, rank: int, least: int = 1) -> tuple[int, ...]:
     """One number for each spatial axis."""
     values = (int(value),) * rank if isinstance(value, int | np.integer) else tuple(int(v) for v in value)
     if len(values) != rank:
         raise AttributeValueError(f"{name} {values} must be a number or {rank} numbers")
+    if min(values, default=least) < least:
+        raise AttributeValueError(f"{name} {values} must be at least {least}")
     return values
 
 

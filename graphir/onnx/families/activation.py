@@ -88,6 +88,4 @@ def _gelu(call: Call) -> Expr:
 @reads("Shrink")
 def _shrink(call: Call) -> Expr:
     x = call[0]
-    bias, edge = scalar(call.attr("bias", 0.0), x), scalar(call.attr("lambd", 0.5), x)
-    inner: Expr = F["where"](x > edge, x - bias, scalar(0, x))
-    return F["where"](x < -edge, x + bias, inner)
+    return activation.shrink(x, call.attr("lambd", 0.5), call.attr("bias", 0.0))

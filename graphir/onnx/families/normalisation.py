@@ -20,7 +20,7 @@ def _batch(call: Call) -> list[Expr | None]:
             (variance * momentum + own_variance * (1 - momentum)).astype(variance.dtype),
         ]
         mean, variance = own_mean, own_variance
-    wide = [channels(value, x.ndim) for value in (scale, bias, mean, variance)]
+    wide = [channels(value, x) for value in (scale, bias, mean, variance)]
     root: Expr = F["sqrt"](wide[3] + call.attr("epsilon", 1e-5))
     found[0] = ((x - wide[2]) / root * wide[0] + wide[1]).astype(x.dtype)
     return found
