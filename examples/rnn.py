@@ -26,15 +26,15 @@ def scores(x: gi.Expr, p: dict[str, gi.Expr]) -> gi.Expr:
     return last @ p["v"]
 
 
-def step(rate: float = 0.5) -> gi.Graph:
-    """Loss and accuracy, and the parameters after one step of gradient descent."""
+def step(rate: float = 0.5) -> tuple[gi.Graph, gi.optim.Updates]:
+    """Loss and accuracy, and the parameters after one step of gradient descent, with what it carries."""
     x, t = gi.input("x", ("n", SIDE * SIDE)), gi.input("t", ("n",), "int64")
     p = {name: gi.input(name, shape) for name, shape in SHAPES.items()}
     logits = scores(x, p)
-    loss = -gi.mean(gi.sum(gi.log_softmax(logits, axis=1) * gi.one_hot(t, CLASSES), axis=1))
-    accuracy = gi.mean(gi.astype(gi.equal(gi.argmax(logits, axis=1), t), "float64"))
-    updates = {f"{name}_next": p[name] - rate * g for name, g in zip(p, gi.grad(loss, list(p.values())), strict=True)}
-    return gi.Graph({"loss": loss, "accuracy": accuracy, **updates})
+    loss = gi.nn.cross_entropy(logits, t)
+    accuracy = gi.mean(gi.astype(gi.argmax(logits, axis=1) == t, "float64"))
+    updates = gi.optim.sgd(loss, list(p.values()), rate=rate)
+    return gi.Graph({"loss": loss, "accuracy": accuracy, **updates.outputs}), updates
 
 
 def start() -> dict[str, Any]:
@@ -46,12 +46,11 @@ def start() -> dict[str, Any]:
 
 def main(steps: int) -> None:
     """Show the plan, train, and print loss and accuracy."""
-    graph, path = step(), DATA / "digits_train.npz"
-    feeds = {"x": gi.dataset(path, column="x"), "t": gi.dataset(path, column="t"), **start()}
-    carry = {name: f"{name}_next" for name in SHAPES}
+    (graph, updates), path = step(), DATA / "digits_train.npz"
+    feeds = {"x": gi.dataset(path, column="x"), "t": gi.dataset(path, column="t"), **start(), **updates.start}
     with gi.connect(workers=2) as client:
         print(client.plan(graph, feeds, workers=2).to_text())
-        out = client.submit(graph, feeds, carry=carry, steps=steps).result()
+        out = client.submit(graph, feeds, carry=updates.carry, steps=steps).result()
     print(f"after {steps} steps: loss {out['loss']:.4f}, accuracy {out['accuracy']:.4f}")
 
 
