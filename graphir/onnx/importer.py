@@ -13,7 +13,7 @@ import numpy as np
 from onnx import AttributeProto, FunctionProto, GraphProto, NodeProto, TensorProto
 
 from graphir import array, interpret
-from graphir.errors import FormatError, GraphError, LimitError, UnknownOpError
+from graphir.errors import BindError, FormatError, GraphError, LimitError, UnknownOpError
 from graphir.expr import Expr
 from graphir.graph import Graph
 from graphir.node import Array, made_by
@@ -21,7 +21,7 @@ from graphir.onnx import families as _families
 from graphir.onnx.bodies import body_of
 from graphir.onnx.call import RULES, Call, Result
 from graphir.onnx.contents import Knowledge
-from graphir.onnx.dtypes import attribute_value
+from graphir.onnx.dtypes import DTYPE_OF, attribute_value, element_dtype
 from graphir.onnx.model_file import DEFAULT_DOMAINS, Limits, ModelFile, open_model, opset_versions
 from graphir.onnx.scope import Row, Scope, Value, input_expr, missing
 from graphir.onnx.variables import Variables
@@ -36,15 +36,53 @@ FAMILIES = _families
 """The package whose import fills RULES."""
 
 
-def read(source: bytes | str | os.PathLike[str], bind: Mapping[str, Any], limits: Limits | None = None) -> Graph:
+def read(
+    source: bytes | str | os.PathLike[str],
+    bind: Mapping[str, Any],
+    limits: Limits | None = None,
+    parameters: bool | Sequence[str] = False,
+) -> Graph:
     """The graph of a model; FormatError, UnknownOpError, LimitError or another GraphError that names file and node."""
     file = open_model(source, limits or Limits())
     try:
-        return Importer(file).graph(bind)
+        chosen = _chosen(file, parameters)
+        while True:
+            try:
+                return Importer(file).graph(bind, chosen)
+            except BindError as error:
+                decisive = chosen.intersection(error.inputs) if parameters is True else frozenset()
+                if not decisive:
+                    raise
+                chosen -= decisive
     except GraphError as error:
         raise error.at(file.name) from None
     except MISFITS as error:
         raise FormatError(f"the model's parts do not fit together: {error!r:.200}").at(file.name) from error
+
+
+def values(source: bytes | str | os.PathLike[str], limits: Limits | None = None) -> dict[str, Array]:
+    """The float initialisers of a model by name."""
+    file = open_model(source, limits or Limits())
+    try:
+        return {proto.name: file.tensor(proto) for proto in file.model.graph.initializer if proto.name in _floats(file)}
+    except GraphError as error:
+        raise error.at(file.name) from None
+
+
+def _floats(file: ModelFile) -> frozenset[str]:
+    kinds = {code for code, dtype in DTYPE_OF.items() if dtype.kind == "f"}
+    return frozenset(proto.name for proto in file.model.graph.initializer if proto.data_type in kinds)
+
+
+def _chosen(file: ModelFile, parameters: bool | Sequence[str]) -> frozenset[str]:
+    """The initialisers that become inputs."""
+    if isinstance(parameters, bool):
+        return _floats(file) if parameters else frozenset()
+    known = {proto.name for proto in file.model.graph.initializer}
+    unknown = sorted(set(parameters) - known)
+    if unknown:
+        raise FormatError(f"parameters names {unknown[0]!r}; the model's initialisers are {sorted(known)[:20]}")
+    return frozenset(parameters)
 
 
 class Importer:
@@ -60,8 +98,8 @@ class Importer:
         self.operators = 0
         self.bytes = 0
 
-    def graph(self, bind: Mapping[str, Any]) -> Graph:
-        """The whole model."""
+    def graph(self, bind: Mapping[str, Any], parameters: frozenset[str] = frozenset()) -> Graph:
+        """The whole model; the initialisers among `parameters` are inputs, after the model's own."""
         proto = self.file.model.graph
         unknown = sorted(set(bind) - {info.name for info in proto.input})
         if unknown:
@@ -74,6 +112,10 @@ class Importer:
             elif info.name not in fixed:
                 leaves.append(input_expr(info))
                 self.scope.add(info.name, leaves[-1])
+        for tensor in proto.initializer:
+            if tensor.name in parameters and not self.scope.has(tensor.name):
+                leaves.append(array.input(tensor.name, tuple(tensor.dims), element_dtype(tensor.data_type)))
+                self.scope.add(tensor.name, leaves[-1])
         found = self.variables.resolved(self._body(proto))
         names = [info.name for info in proto.output]
         if len(set(names)) < len(names):
