@@ -11,7 +11,7 @@ import pytest
 
 import graphir as gi
 from graphir.client import Client, connect
-from graphir.errors import JobCancelled
+from graphir.errors import JobCancelled, JobFailed
 from scheduler.driver.ray import RayPool
 from scheduler.local import EmbeddedService
 
@@ -87,3 +87,34 @@ def test_more_jobs_than_run_at_once_all_end(client: Client) -> None:
     expected = {width: alone(width, 4) for width in JOBS}
     for width, job in jobs:
         assert job.result(WAIT)["next"].tobytes() == expected[width]
+
+
+def slow_graph() -> tuple[gi.Graph, dict[str, Any]]:
+    """One step of more than a minute in 200 chunks of less than a second."""
+    x = gi.input("x", ("n", 60))
+    last, _ = gi.scan(lambda c, _: (gi.sin(c @ gi.constant(np.eye(60))), None), x, length=20_000)
+    return gi.Graph({"s": gi.sum(last)}), {"x": RNG.normal(size=(8_000, 60))}
+
+
+@pytest.mark.parametrize("how", ["cancel", "deadline"])
+def test_a_step_under_way_is_stopped_between_chunks_and_frees_its_workers(client: Client, how: str) -> None:
+    graph, feeds = slow_graph()
+    options: dict[str, Any] = {"deadline": 2.0} if how == "deadline" else {}
+    job = client.submit(graph, feeds, chunk={"n": 40}, **options)
+    until(lambda: client.service.status(job.id)["status"] == "running")
+    if how == "cancel":
+        job.cancel()
+    with pytest.raises((JobCancelled, JobFailed)):
+        job.result(WAIT)
+    assert submit(client, 3, 5).result(25.0)["next"].tobytes() == alone(3, 5)  # the workers are free again
+    assert client.service.status(job.id)["step"] == 0
+
+
+def test_closing_does_not_wait_for_a_long_step_and_the_job_goes_on_later(tmp_path: Any, local_ray: None) -> None:
+    graph, feeds = slow_graph()
+    with connect(workers=2, directory=tmp_path) as first:
+        job = first.submit(graph, feeds, chunk={"n": 40})
+        until(lambda: first.service.status(job.id)["status"] == "running")
+    with connect(workers=0, directory=tmp_path) as second:
+        assert second.service.status(job.id)["status"] in ("queued", "running")
+        second.service.cancel(job.id)

@@ -25,6 +25,7 @@ class Shell:
     def __init__(self) -> None:
         self._programs: dict[str, Graph] = {}
         self._runners: dict[str, ChunkRunner] = {}
+        self._cancelled: set[str] = set()
 
     def pid(self) -> int:
         """The process that this worker is."""
@@ -38,7 +39,7 @@ class Shell:
     def setup(self, job: str, work: Work, start: int, stop: int) -> None:
         """Begin a job, or begin it again; its programs are known."""
         needed = {step.program: self._programs[step.program] for step in work.steps}
-        self._runners[job] = ChunkRunner(work, needed, start, stop)
+        self._runners[job] = ChunkRunner(work, needed, start, stop, lambda: job in self._cancelled)
 
     def hold(self, job: str, name: str, value: Array | Dataset, dtype: str) -> None:
         """Keep a feed until the job ends."""
@@ -68,9 +69,15 @@ class Shell:
         """Numbers for those who watch."""
         return {name: float(value) for name, value in zip(names, values, strict=True)}
 
+    @ray.method(concurrency_group="control")  # type: ignore[untyped-decorator]  # Ray annotates this in part
+    def cancel(self, job: str) -> None:
+        """Let the job's calls end before their next chunk; this one does not wait for them."""
+        self._cancelled.add(job)
+
     def stop(self, job: str) -> None:
         """End the job: forget its feeds and values."""
         self._runners.pop(job, None)
+        self._cancelled.discard(job)
 
     def _job(self, job: str) -> ChunkRunner:
         if job not in self._runners:
@@ -78,4 +85,12 @@ class Shell:
         return self._runners[job]
 
 
-Worker = ray.remote(num_cpus=1, max_restarts=0, max_task_retries=0)(Shell)
+Worker = ray.remote(num_cpus=1, max_restarts=0, max_task_retries=0, concurrency_groups={"control": 1})(Shell)
+
+
+def _cancel(worker: Any, job: str) -> None:
+    ray.get(worker.cancel.remote(job))
+
+
+cancel_from_outside = ray.remote(num_cpus=0, max_retries=0)(_cancel)
+"""Cancel a job from a process of its own: calls of one caller wait for the inputs of those that it made before."""

@@ -5,7 +5,7 @@ an iteration, the shard values of its chunks. Whole values come in and go out wi
 BLAS, so that results do not depend on the number of cores.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -45,11 +45,22 @@ class Work:
     check_finite: bool = False
 
 
-class ChunkRunner:
-    """The chunks start:stop of one job."""
+class Stopped(Exception):
+    """The job was stopped between two chunks."""
 
-    def __init__(self, work: Work, programs: Mapping[str, Graph], start: int, stop: int) -> None:
-        self.work = work
+
+class ChunkRunner:
+    """The chunks start:stop of one job; `stopped` is asked before each chunk."""
+
+    def __init__(
+        self,
+        work: Work,
+        programs: Mapping[str, Graph],
+        start: int,
+        stop: int,
+        stopped: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self.work, self._stopped = work, stopped
         self._programs = {digest: Executor(program) for digest, program in programs.items()}
         self.start, self.stop = start, stop
         self._feeds: dict[str, Array | Source] = {}
@@ -105,6 +116,8 @@ class ChunkRunner:
         return next(index for index, step in enumerate(self.work.steps) if step.kind == "map")
 
     def _map_chunk(self, step: StepWork, chunk: int, wholes: Mapping[str, Array]) -> None:
+        if self._stopped():
+            raise Stopped
         begin, end = self.work.borders[chunk : chunk + 2]
         feeds = {name: self._read(value, axis, chunk, wholes) for name, value, axis in step.reads}
         sizes = {**self.work.sizes, self.work.local: end - begin}

@@ -1,13 +1,13 @@
 """The pool without workers: every step in this process, one chunk after the other."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 from graphir.errors import GraphError
 from graphir.node import Array
 from scheduler.driver.phases import phases, work
-from scheduler.driver.pool import Feeds, task_error, wanted
+from scheduler.driver.pool import Feeds, Interrupted, never, task_error, wanted
 from scheduler.plan import Plan
-from workers.chunks import ChunkRunner, Parts
+from workers.chunks import ChunkRunner, Parts, Stopped
 
 NAME = "inline"
 
@@ -15,9 +15,16 @@ NAME = "inline"
 class InlinePool:
     """Performs plans in the calling process; the same arithmetic as on workers."""
 
-    def open(self, plan: Plan, feeds: Feeds, carry: Mapping[str, str], fetch: Collection[str]) -> "InlineSession":
+    def open(
+        self,
+        plan: Plan,
+        feeds: Feeds,
+        carry: Mapping[str, str],
+        fetch: Collection[str],
+        interrupted: Callable[[], bool] = never,
+    ) -> "InlineSession":
         """Begin a job."""
-        return InlineSession(plan, feeds, carry, fetch)
+        return InlineSession(plan, feeds, carry, fetch, interrupted)
 
     def close(self) -> None:
         """Nothing was started."""
@@ -26,12 +33,19 @@ class InlinePool:
 class InlineSession:
     """One job in the calling process."""
 
-    def __init__(self, plan: Plan, feeds: Feeds, carry: Mapping[str, str], fetch: Collection[str]) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        feeds: Feeds,
+        carry: Mapping[str, str],
+        fetch: Collection[str],
+        interrupted: Callable[[], bool],
+    ) -> None:
         self._plan, self._carry = plan, carry
         self._keep, self._numbers = wanted(plan, carry, fetch)
         self._shown = [name for name in self._keep if name in fetch or name in carry.values()]
         programs = {step.program.digest: step.program for step in plan.steps}
-        self._runner = ChunkRunner(work(plan), programs, 0, max(plan.chunks, 0))
+        self._runner = ChunkRunner(work(plan), programs, 0, max(plan.chunks, 0), interrupted)
         self._phases = phases(plan, self._keep, carry)
         self._carried: dict[str, Array] = {}
         self._outputs: dict[str, Array] = {}
@@ -49,6 +63,8 @@ class InlineSession:
         """Perform one iteration."""
         try:
             values = self._perform()
+        except Stopped:
+            raise Interrupted from None
         except (GraphError, ValueError, TypeError, ArithmeticError, LookupError, MemoryError, OSError) as error:
             raise task_error(error, NAME) from error
         outputs = {name: values[self._plan.outputs[name]] for name in self._keep}

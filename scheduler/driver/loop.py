@@ -15,7 +15,7 @@ import numpy as np
 from graphir import tensors
 from graphir.errors import GraphError
 from graphir.node import Array
-from scheduler.driver.pool import Feeds, Pool, TaskError, WorkerDied, task_error
+from scheduler.driver.pool import Feeds, Interrupted, Pool, TaskError, WorkerDied, task_error
 from scheduler.job.blobs import Blobs
 from scheduler.job.events import (
     Checkpointed,
@@ -41,6 +41,7 @@ from scheduler.job.store import Record, Store
 from scheduler.plan import Plan
 
 Clock = Callable[[], float]
+ASK_SECONDS = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +69,7 @@ class JobLoop:
         self._store, self._blobs, self._make_pool, self._prepare = store, blobs, pool, prepare
         self._stop, self._changed, self._clock = stop, changed, clock
         self._commands: deque[Command] = deque()
+        self._asked = 0.0
 
     def run(self, id: str, runner: str) -> Job:
         """Take a queued or left-over job and perform it."""
@@ -92,7 +94,7 @@ class JobLoop:
         self._feeds, self._plan = prepared.feeds, prepared.plan
         outputs = spec.fetch or tuple(self._plan.graph.outputs)
         try:
-            self._session = self._make_pool().open(self._plan, self._feeds, spec.carry, outputs)
+            self._session = self._make_pool().open(self._plan, self._feeds, spec.carry, outputs, self._interrupted)
         except TaskError as error:
             raise GraphError(error.failure.message) from error
 
@@ -112,12 +114,14 @@ class JobLoop:
                 self._commands.clear()
 
     def _attempt(self, attempt: int, work: Callable[[], Event]) -> None:
-        deadline = self._record.spec.deadline
-        if deadline is not None and self._clock() > self._record.created + deadline:
-            self._report(DeadlinePassed(self._clock(), deadline))
+        if self._late():
             return
         try:
             event = work()
+        except Interrupted:
+            if not self._late():  # else somebody cancelled the job, or the service is closing
+                self._commands.clear()
+            return
         except WorkerDied as lost:
             event = WorkerLost(self._clock(), attempt, lost.worker, lost.reason, lost.state_lost)
         except TaskError as error:
@@ -125,6 +129,26 @@ class JobLoop:
         except GraphError as error:  # a blob cannot be written or read
             event = self._failed(task_error(error, "driver"), attempt)
         self._report(event)
+
+    def _past_deadline(self) -> bool:
+        deadline = self._record.spec.deadline
+        return deadline is not None and self._clock() > self._record.created + deadline
+
+    def _late(self) -> bool:
+        """Whether the deadline has passed, which then is reported."""
+        if not self._past_deadline():
+            return False
+        self._report(DeadlinePassed(self._clock(), self._record.spec.deadline or 0.0))
+        return True
+
+    def _interrupted(self) -> bool:
+        if self._stop() or self._past_deadline():
+            return True
+        now = self._clock()
+        if now < self._asked + ASK_SECONDS:  # the store is asked seldom, for chunks may be small
+            return False
+        self._asked = now
+        return self._store.job(self._record.id).job.status.terminal
 
     def _step(self, step: int, attempt: int) -> Event:
         numbers = self._session.step()

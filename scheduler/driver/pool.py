@@ -5,7 +5,7 @@ succeeded: after an error the carried values are those of before, and the step m
 """
 
 import traceback
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
@@ -23,6 +23,15 @@ class WorkerDied(Exception):
     def __init__(self, worker: str, reason: str, *, state_lost: bool = False) -> None:
         super().__init__(f"worker {worker}: {reason}")
         self.worker, self.reason, self.state_lost = worker, reason, state_lost
+
+
+class Interrupted(Exception):
+    """The job was stopped while a step was under way."""
+
+
+def never() -> bool:
+    """Nobody stops the job."""
+    return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +88,19 @@ class Session(Protocol):
 class Pool(Protocol):
     """Workers that perform plans, several jobs' at a time; each session is used by one thread."""
 
-    def open(self, plan: Plan, feeds: Feeds, carry: Mapping[str, str], fetch: Collection[str]) -> Session:
-        """Begin a job. carry: the output that feeds each input of the next iteration."""
+    def open(
+        self,
+        plan: Plan,
+        feeds: Feeds,
+        carry: Mapping[str, str],
+        fetch: Collection[str],
+        interrupted: Callable[[], bool] = never,
+    ) -> Session:
+        """Begin a job. carry: the output that feeds each input of the next iteration.
+
+        interrupted: asked now and then while a call of the session waits; if it holds, the call raises Interrupted
+        and the job goes no further than the chunks under way.
+        """
 
     def close(self) -> None:
         """Stop what this pool started."""

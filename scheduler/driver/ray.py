@@ -10,7 +10,7 @@ import itertools
 import os
 import threading
 import traceback
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, NoReturn
 
 import ray
@@ -29,12 +29,14 @@ from graphir.errors import GraphError, ServiceUnavailable
 from graphir.graph import Graph
 from graphir.node import Array
 from scheduler.driver.phases import Phase, phases, work
-from scheduler.driver.pool import Feeds, WorkerDied, task_error, wanted
+from scheduler.driver.pool import Feeds, Interrupted, WorkerDied, never, task_error, wanted
 from scheduler.plan import Plan
-from workers.actor import Worker
+from workers.actor import Worker, cancel_from_outside
 from workers.tree import chunk_range
 
 START_SECONDS = 120.0
+ASK_SECONDS = 0.5
+"""How often a waiting job asks whether it is still wanted."""
 Ref = Any
 Call = tuple[int, Ref]
 
@@ -66,9 +68,17 @@ class RayPool:
         found: list[int] = ray.get([actor.pid.remote() for actor in self.actors], timeout=START_SECONDS)
         return found
 
-    def open(self, plan: Plan, feeds: Feeds, carry: Mapping[str, str], fetch: Collection[str]) -> "RaySession":
+    def open(
+        self,
+        plan: Plan,
+        feeds: Feeds,
+        carry: Mapping[str, str],
+        fetch: Collection[str],
+        interrupted: Callable[[], bool] = never,
+    ) -> "RaySession":
         """Begin a job: programs and feeds go out; what fails on the way is raised by the first step."""
-        return RaySession(self, f"{os.getpid()}-{next(self._sessions)}", plan, feeds, carry, fetch)
+        name = f"{os.getpid()}-{next(self._sessions)}"
+        return RaySession(self, name, plan, feeds, carry, fetch, interrupted)
 
     def worker(self, number: int, dead: Any = None) -> Any:
         """The actor with a number; another one where it is the `dead` one, which several jobs may find so."""
@@ -102,9 +112,16 @@ class RaySession:
     """One job on the actors of a pool."""
 
     def __init__(
-        self, pool: RayPool, name: str, plan: Plan, feeds: Feeds, carry: Mapping[str, str], fetch: Collection[str]
+        self,
+        pool: RayPool,
+        name: str,
+        plan: Plan,
+        feeds: Feeds,
+        carry: Mapping[str, str],
+        fetch: Collection[str],
+        interrupted: Callable[[], bool],
     ) -> None:
-        self._pool, self._name = pool, name
+        self._pool, self._name, self._interrupted = pool, name, interrupted
         self._plan, self._carry, self._work = plan, carry, work(plan)
         self._keep, self._numbers = wanted(plan, carry, fetch)
         self._shown = [output for output in self._keep if output in fetch or output in carry.values()]
@@ -200,10 +217,16 @@ class RaySession:
 
     def _get(self, call: Call) -> Any:
         number, ref = call
-        try:
-            return ray.get(ref)
-        except RayError as error:
-            _raise(error, f"worker-{number}")
+        while True:
+            try:
+                return ray.get(ref, timeout=ASK_SECONDS)
+            except GetTimeoutError:
+                if self._interrupted():
+                    for actor in self._actors:
+                        cancel_from_outside.remote(actor, self._name)
+                    raise Interrupted from None
+            except RayError as error:
+                _raise(error, f"worker-{number}")
 
 
 def _raise(error: RayError, worker: str) -> NoReturn:
@@ -220,6 +243,7 @@ def _raise(error: RayError, worker: str) -> NoReturn:
 
 
 def _start_ray(workers: int, object_store_memory: int | None) -> None:
+    os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")  # those of calls that an interrupted job left behind
     try:
         ray.init(
             num_cpus=workers,
