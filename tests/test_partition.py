@@ -14,7 +14,7 @@ from scheduler.driver.local import run_plan
 from scheduler.partition.data import partition
 from scheduler.pipeline import compile
 from scheduler.plan import Plan, Read
-from workers.tree import chunk_range, join_range, join_roots
+from workers.tree import Tree, chunk_owner, chunk_range, joined, subtrees
 
 N = 11
 
@@ -205,12 +205,16 @@ def test_the_tree_is_the_same_for_any_workers(leaves: list[float], workers: int)
     def join(a: str, b: str) -> str:
         return f"({a}+{b})"
 
-    names = {k: str(k) for k in range(total)}
-    alone = join_roots(total, join_range(0, total, total, names, join), join)
+    alone = joined(total, {(0, k): str(k) for k in range(total)}, join)
     roots: dict[tuple[int, int], str] = {}
-    for start, stop in parts:
-        roots |= join_range(start, stop, total, names, join)
-    assert join_roots(total, roots, join) == alone
+    for worker, (start, stop) in enumerate(parts):
+        tree: Tree[str] = Tree(total, join)
+        for k in range(start, stop):
+            tree.add((0, k), str(k))
+        assert sorted(tree.parts) == sorted(subtrees(start, stop, total))
+        assert all(chunk_owner(k, workers, total) == worker for k in range(start, stop))
+        roots |= tree.parts
+    assert joined(total, roots, join) == alone
 
 
 def broken(plan: Plan) -> dict[str, tuple[Plan, str]]:

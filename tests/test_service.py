@@ -70,6 +70,10 @@ def bits(result: Feeds) -> dict[str, bytes]:
     return {name: np.asarray(value).tobytes() for name, value in result.items()}
 
 
+LONG = 2_000
+"""Steps of a job that runs long enough to be disturbed."""
+
+
 def train(client: Client, **options: Any) -> Job:
     options = {"carry": CARRY, "steps": STEPS, "chunk": {"n": 97}, **options}
     return client.submit(logistic(), data(), **options)
@@ -134,14 +138,16 @@ def test_each_step_publishes_its_numbers(client: Client) -> None:
     assert events[-1]["type"] == "finished"
 
 
-def test_a_killed_worker_does_not_change_the_bits(client: Client, reference: dict[str, bytes]) -> None:
+def test_a_killed_worker_does_not_change_the_bits(client: Client) -> None:
+    with connect(workers=0) as inline:
+        reference = bits(train(inline, steps=LONG).result(WAIT))
     train(client, steps=1).result(WAIT)
     before = pids(client)
-    job = train(client)
-    for event in job.events():
-        if event["type"] == "step_done" and event["step"] == 3:
-            os.kill(before[1], signal.SIGKILL)
+    job = train(client, steps=LONG)
+    until(lambda: client.service.status(job.id)["step"] > 3)
+    os.kill(before[1], signal.SIGKILL)
     assert bits(job.result(WAIT)) == reference
+    assert "worker_lost" in {event["type"] for event in job.events()}
     after = pids(client)
     assert after[0] == before[0]
     assert after[1] != before[1]

@@ -1,22 +1,39 @@
 """The Ray actor: bytes in, values out; nothing clever.
 
-A worker serves several jobs, each with a runner of its own. It gets each program's bytes once and keeps it by digest. Every call that computes gives its values as
-separate objects, so that they stay in the cluster, and last a small object that says that it succeeded.
+A worker serves several jobs, each with a runner of its own, one call after the other. Calls of several iterations come to
+all workers of a job in the same order, and each goes on by itself, exchanging values with the others over the mesh.
+It gets each program's bytes once and keeps it by digest. The control group answers while a call is under way.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import ray
 
 from graphir import wire
-from graphir.dataset import Dataset
 from graphir.graph import Graph
 from graphir.node import Array
-from workers.chunks import ChunkRunner, Parts, Work
+from workers.mesh import Address, Mesh
+from workers.runner import Kept, Runner, Stopped
+from workers.work import Work
 
-Chunks = dict[str, dict[int, Array]]
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """A job as one of its ranks gets it. programs: bytes by digest, of those that are new to this worker.
+
+    forget: digests that the driver does not count on any more. feeds: name, dtype, first row and number of rows.
+    """
+
+    job: str
+    work: Work
+    rank: int
+    peers: tuple[Address, ...]
+    programs: Mapping[str, bytes]
+    forget: tuple[str, ...]
+    feeds: tuple[tuple[str, str, int, int | None], ...]
 
 
 class Shell:
@@ -24,62 +41,68 @@ class Shell:
 
     def __init__(self) -> None:
         self._programs: dict[str, Graph] = {}
-        self._runners: dict[str, ChunkRunner] = {}
-        self._cancelled: set[str] = set()
+        self._runners: dict[str, Runner] = {}
+        self._cancelled: set[int] = set()
+        self._mesh = Mesh(ray.util.get_node_ip_address())
 
-    def pid(self) -> int:
-        """The process that this worker is."""
-        return os.getpid()
+    def hello(self) -> tuple[int, Address]:
+        """The process that this worker is, and where others reach it."""
+        return os.getpid(), self._mesh.address
 
-    def learn(self, programs: dict[str, bytes]) -> None:
-        """Load programs that are new here."""
-        for digest, data in programs.items():
+    def setup(self, setup: Setup, *values: Any) -> None:
+        """Begin a job, or begin it again: `values` are its feeds."""
+        for digest, data in setup.programs.items():
             self._programs[digest] = wire.load(data)
+        needed = {step.program: self._programs[step.program] for step in setup.work.steps}
+        for digest in setup.forget:
+            self._programs.pop(digest, None)
+        runner = Runner(setup.work, needed, setup.rank, setup.peers, self._mesh)
+        for (name, dtype, begin, total), value in zip(setup.feeds, values, strict=True):
+            runner.hold(name, value, dtype, begin, total)
+        self._runners[setup.job] = runner
 
-    def setup(self, job: str, work: Work, start: int, stop: int) -> None:
-        """Begin a job, or begin it again; its programs are known."""
-        needed = {step.program: self._programs[step.program] for step in work.steps}
-        self._runners[job] = ChunkRunner(work, needed, start, stop, lambda: job in self._cancelled)
+    def peers(self, job: str, peers: tuple[Address, ...]) -> None:
+        """Another worker has taken a rank of the job."""
+        self._job(job).peers = peers
 
-    def hold(self, job: str, name: str, value: Array | Dataset, dtype: str) -> None:
-        """Keep a feed until the job ends."""
-        self._job(job).hold(name, value, dtype)
+    def restore(self, job: str, step: int, names: Sequence[str], *values: Array) -> None:
+        """Set the carried values before a step."""
+        self._job(job).restore(step, dict(zip(names, values, strict=True)))
 
-    def map(self, job: str, first: int, last: int, names: Sequence[str], *wholes: Array) -> tuple[Parts, None]:
-        """Run map steps; `names` say what the whole values are."""
-        return self._job(job).map(first, last, dict(zip(names, wholes, strict=True))), None
+    def run(self, job: str, ticket: int, step: int, count: int) -> list[dict[str, float]] | None:
+        """Perform iterations; `ticket` numbers the calls of all jobs. None if the call was cancelled."""
+        self._mesh.begin(ticket)
+        self._cancelled = {known for known in self._cancelled if known >= ticket}
+        runner = self._job(job)
+        runner.stopped = lambda: ticket in self._cancelled
+        try:
+            return runner.run(ticket, step, count)
+        except Stopped:
+            return None
 
-    def collect(self, job: str, values: Sequence[str]) -> tuple[Chunks, None]:
-        """Give the chunks of shard values away."""
-        return self._job(job).collect(values), None
+    def carried(self, job: str, step: int) -> dict[str, Kept]:
+        """The carried values before a step as far as they are here."""
+        return self._job(job).carried(step)
 
-    def finish(
-        self, job: str, first: int, last: int, names: Sequence[str], gives: Sequence[str], ranges: int, *rest: Any
-    ) -> tuple[Any, ...]:
-        """Run combine and single steps and give some of their values.
-
-        `rest` are the whole values that `names` names, then the parts and the chunks of `ranges` workers each.
-        """
-        count = len(names)
-        wholes = dict(zip(names, rest[:count], strict=True))
-        parts, collected = rest[count : len(rest) - ranges], rest[len(rest) - ranges :]
-        return (*self._job(job).finish((first, last), gives, wholes, parts, collected), None)
-
-    def scalars(self, names: Sequence[str], *values: Array) -> dict[str, float]:
-        """Numbers for those who watch."""
-        return {name: float(value) for name, value in zip(names, values, strict=True)}
+    def outputs(self, job: str) -> dict[str, Kept]:
+        """The values to keep of the last iteration as far as they are here."""
+        return self._job(job).outputs()
 
     @ray.method(concurrency_group="control")  # type: ignore[untyped-decorator]  # Ray annotates this in part
-    def cancel(self, job: str) -> None:
-        """Let the job's calls end before their next chunk; this one does not wait for them."""
-        self._cancelled.add(job)
+    def cancel(self, ticket: int) -> None:
+        """Let a call end before its next chunk; this one does not wait for it."""
+        self._cancelled.add(ticket)
+
+    @ray.method(concurrency_group="control")  # type: ignore[untyped-decorator]
+    def alive(self) -> int:
+        """Answer, whatever is under way."""
+        return os.getpid()
 
     def stop(self, job: str) -> None:
         """End the job: forget its feeds and values."""
         self._runners.pop(job, None)
-        self._cancelled.discard(job)
 
-    def _job(self, job: str) -> ChunkRunner:
+    def _job(self, job: str) -> Runner:
         if job not in self._runners:
             raise RuntimeError(f"this worker was not set up for job {job}")
         return self._runners[job]
@@ -88,9 +111,9 @@ class Shell:
 Worker = ray.remote(num_cpus=1, max_restarts=0, max_task_retries=0, concurrency_groups={"control": 1})(Shell)
 
 
-def _cancel(worker: Any, job: str) -> None:
-    ray.get(worker.cancel.remote(job))
+def _cancel(worker: Any, ticket: int) -> None:
+    ray.get(worker.cancel.remote(ticket))
 
 
 cancel_from_outside = ray.remote(num_cpus=0, max_retries=0)(_cancel)
-"""Cancel a job from a process of its own: calls of one caller wait for the inputs of those that it made before."""
+"""Cancel a call from a process of its own: calls of one caller wait for the inputs of those that it made before."""

@@ -1,12 +1,12 @@
 """The combine tree: a fixed binary tree over the chunks of a job.
 
-Node (level, index) joins the chunks index * 2**level up to (index + 1) * 2**level, as far as there are any.
-The tree depends on the number of chunks only. So a worker may join every whole subtree of its own range, and
-whoever joins the rest gets the same bits, wherever the ranges were divided.
+Node (level, index) joins the chunks index * 2**level up to (index + 1) * 2**level, as far as there are any; the last of
+an odd number goes up alone. The tree depends on the number of chunks only. So a worker may join every whole subtree
+of its own range as its chunks come, and whoever joins the rest gets the same bits, wherever the ranges were divided.
 """
 
 from collections.abc import Callable, Mapping
-from typing import TypeAlias, TypeVar
+from typing import Generic, TypeAlias, TypeVar
 
 T = TypeVar("T")
 Place: TypeAlias = tuple[int, int]
@@ -17,25 +17,58 @@ def chunk_range(number: int, workers: int, chunks: int) -> tuple[int, int]:
     return chunks * number // workers, chunks * (number + 1) // workers
 
 
-def join_range(start: int, stop: int, total: int, leaves: Mapping[int, T], join: Callable[[T, T], T]) -> dict[Place, T]:
-    """The highest subtrees that lie wholly in chunks start:stop, each joined to one value."""
-    return _join({(0, index): leaves[index] for index in range(start, stop)}, total, join)
+def chunk_owner(chunk: int, workers: int, chunks: int) -> int:
+    """The worker whose share has the chunk."""
+    return ((chunk + 1) * workers - 1) // chunks
 
 
-def join_roots(total: int, parts: Mapping[Place, T], join: Callable[[T, T], T]) -> T:
+class Tree(Generic[T]):
+    """Subtrees of the combine tree over `total` chunks, joined as soon as both halves are there."""
+
+    def __init__(self, total: int, join: Callable[[T, T], T]) -> None:
+        self._widths = [total]
+        while self._widths[-1] > 1:
+            self._widths.append((self._widths[-1] + 1) // 2)
+        self._join = join
+        self.parts: dict[Place, T] = {}
+
+    def add(self, place: Place, value: T) -> None:
+        """Put a subtree's value in, and join upwards as far as possible."""
+        level, index = place
+        while level < len(self._widths) - 1:
+            if index % 2 == 0 and index + 1 >= self._widths[level]:
+                level, index = level + 1, index // 2
+                continue
+            other = (level, index ^ 1)
+            if other not in self.parts:
+                break
+            beside = self.parts.pop(other)
+            value = self._join(beside, value) if index % 2 else self._join(value, beside)
+            level, index = level + 1, index // 2
+        self.parts[level, index] = value
+
+    @property
+    def top(self) -> Place:
+        """The place of the root."""
+        return len(self._widths) - 1, 0
+
+    @property
+    def root(self) -> T:
+        """The value of the whole tree."""
+        return self.parts[self.top]
+
+
+def joined(total: int, parts: Mapping[Place, T], join: Callable[[T, T], T]) -> T:
     """The value of the whole tree from subtrees that cover it."""
-    (value,) = _join(dict(parts), total, join).values()
-    return value
+    tree = Tree(total, join)
+    for place in sorted(parts, key=lambda place: place[1] << place[0]):
+        tree.add(place, parts[place])
+    return tree.root
 
 
-def _join(values: dict[Place, T], total: int, join: Callable[[T, T], T]) -> dict[Place, T]:
-    level, width = 0, total
-    while width > 1:
-        for left in sorted(index for height, index in values if height == level and index % 2 == 0):
-            if left + 1 >= width:  # the last of an odd number goes up alone
-                values[level + 1, left // 2] = values.pop((level, left))
-            elif (level, left + 1) in values:
-                pair = values.pop((level, left)), values.pop((level, left + 1))
-                values[level + 1, left // 2] = join(*pair)
-        level, width = level + 1, (width + 1) // 2
-    return values
+def subtrees(start: int, stop: int, total: int) -> tuple[Place, ...]:
+    """The highest subtrees that lie wholly in the chunks start:stop, from left to right."""
+    tree: Tree[None] = Tree(total, lambda left, right: None)
+    for chunk in range(start, stop):
+        tree.add((0, chunk), None)
+    return tuple(sorted(tree.parts, key=lambda place: place[1] << place[0]))

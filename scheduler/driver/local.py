@@ -10,7 +10,7 @@ from graphir.interpret import run
 from graphir.node import Array
 from scheduler.plan import Plan, Read, Step
 from workers import blas
-from workers.tree import join_range, join_roots
+from workers.tree import joined
 
 
 def run_plan(plan: Plan, feeds: Mapping[str, Any], *, check_finite: bool = False) -> dict[str, Array]:
@@ -23,7 +23,7 @@ def run_plan(plan: Plan, feeds: Mapping[str, Any], *, check_finite: bool = False
 class _Run:
     def __init__(self, plan: Plan, feeds: Mapping[str, Array], check_finite: bool) -> None:
         self.plan, self.check_finite = plan, check_finite
-        self.whole: dict[str, Array] = dict(feeds)
+        self.whole: dict[str, Array] = {name: np.asarray(array, order="C") for name, array in feeds.items()}
         self.chunked: dict[str, list[Array]] = {}
         for name, value in plan.values.items():
             if name in self.whole and value.layout == "shard":
@@ -45,7 +45,7 @@ class _Run:
         assert axis is not None
         scale = array.shape[axis] // self.plan.borders[-1]
         start, stop = (self.plan.borders[k] * scale for k in (chunk, chunk + 1))
-        return array[(slice(None),) * axis + (slice(start, stop),)]
+        return np.asarray(array[(slice(None),) * axis + (slice(start, stop),)], order="C")
 
     def _gather(self, name: str) -> Array:
         value = self.plan.values[name]
@@ -58,7 +58,8 @@ class _Run:
         if chunk is not None:
             begin, end = self.plan.borders[chunk : chunk + 2]
             sizes[self.plan.local], offsets[self.plan.local] = end - begin, begin
-        return run(step.program, arrays, sizes, offsets, check_finite=self.check_finite)
+        made = run(step.program, arrays, sizes, offsets, check_finite=self.check_finite)
+        return {name: np.asarray(array, order="C") for name, array in made.items()}
 
     def _read(self, read: Read, chunk: int) -> Array:
         if read.axis is not None:
@@ -74,13 +75,12 @@ class _Run:
 
     def _combine(self, step: Step) -> None:
         (target,) = step.writes
-        leaves = dict(enumerate(self.chunked[step.reads[0].value]))
+        leaves = {(0, chunk): part for chunk, part in enumerate(self.chunked[step.reads[0].value])}
 
         def join(left: Array, right: Array) -> Array:
             return self._evaluate(step, {"left": left, "right": right}, None)[target]
 
-        total = self.plan.chunks
-        self.whole[target] = join_roots(total, join_range(0, total, total, leaves, join), join)
+        self.whole[target] = joined(self.plan.chunks, leaves, join)
 
     def _single(self, step: Step) -> None:
         self.whole |= self._evaluate(step, {r.input: self._gather(r.value) for r in step.reads}, None)

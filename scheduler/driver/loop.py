@@ -103,32 +103,32 @@ class JobLoop:
             case Restore(_, blob):
                 self._session.restore(self._start(blob))
             case RunStep(step, attempt):
-                self._attempt(attempt, lambda: self._step(step, attempt))
+                self._attempt(attempt, lambda: self._steps(step, attempt))
             case SaveCheckpoint(step):
-                self._attempt(self._store.job(self._record.id).job.attempt, lambda: self._checkpoint(step))
+                self._attempt(self._store.job(self._record.id).job.attempt, lambda: [self._checkpoint(step)])
             case StoreResult(attempt):
-                self._attempt(attempt, lambda: self._finish(attempt))
+                self._attempt(attempt, lambda: [self._finish(attempt)])
             case ReplaceWorker(worker):
                 self._session.replace(worker)
             case Release():
                 self._commands.clear()
 
-    def _attempt(self, attempt: int, work: Callable[[], Event]) -> None:
+    def _attempt(self, attempt: int, work: Callable[[], list[Event]]) -> None:
         if self._late():
             return
         try:
-            event = work()
+            happened = work()
         except Interrupted:
             if not self._late():  # else somebody cancelled the job, or the service is closing
                 self._commands.clear()
             return
         except WorkerDied as lost:
-            event = WorkerLost(self._clock(), attempt, lost.worker, lost.reason, lost.state_lost)
+            happened = [WorkerLost(self._clock(), attempt, lost.worker, lost.reason, lost.state_lost)]
         except TaskError as error:
-            event = self._failed(error, attempt)
+            happened = [self._failed(error, attempt)]
         except GraphError as error:  # a blob cannot be written or read
-            event = self._failed(task_error(error, "driver"), attempt)
-        self._report(event)
+            happened = [self._failed(task_error(error, "driver"), attempt)]
+        self._report(*happened)
 
     def _past_deadline(self) -> bool:
         deadline = self._record.spec.deadline
@@ -150,9 +150,14 @@ class JobLoop:
         self._asked = now
         return self._store.job(self._record.id).job.status.terminal
 
-    def _step(self, step: int, attempt: int) -> Event:
-        numbers = self._session.step()
-        return StepDone(self._clock(), step, attempt, scalars(numbers))
+    def _steps(self, step: int, attempt: int) -> list[Event]:
+        """Some steps, not past the next checkpoint, whose values could not be had any more."""
+        spec = self._record.spec
+        every = spec.checkpoint_every or spec.steps
+        most = min(spec.steps, (step // every + 1) * every) - step
+        done = self._session.advance(most)
+        now = self._clock()
+        return [StepDone(now, step + k, attempt, scalars(numbers)) for k, numbers in enumerate(done)]
 
     def _checkpoint(self, step: int) -> Event:
         return Checkpointed(self._clock(), step, self._blobs.put(tensors.write(_plain(self._session.carried()))))
@@ -169,9 +174,10 @@ class JobLoop:
         values = {name: self._feeds[name] for name in self._record.spec.carry}
         return {name: value for name, value in values.items() if isinstance(value, np.ndarray)}
 
-    def _report(self, event: Event) -> Job:
-        appended = self._store.append(self._record.id, [event])
-        self._commands.extend(appended.commands)
+    def _report(self, *happened: Event) -> Job:
+        appended = self._store.append(self._record.id, happened)
+        step = appended.job.step  # of the commands to run a step, those for steps that are done have been obeyed
+        self._commands.extend(c for c in appended.commands if not isinstance(c, RunStep) or c.step == step)
         if appended.job.status.terminal:
             self._commands.clear()
         self._changed()

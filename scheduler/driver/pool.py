@@ -1,18 +1,21 @@
 """Pool: what the job loop needs of something that performs a plan's iterations, in process or on Ray.
 
-A pool performs several jobs at a time, each in a session. `step` runs one iteration and moves on only when all of it
-succeeded: after an error the carried values are those of before, and the step may be run again.
+A pool performs several jobs at a time, each in a session. `advance` runs iterations and moves on only over those that
+succeeded everywhere: after an error the carried values are those of before, and they may be run again.
 """
 
 import traceback
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
+
+import numpy as np
 
 from graphir.dataset import Dataset
 from graphir.node import Array
 from scheduler.job.events import is_deterministic
 from scheduler.plan import Plan
+from workers.runner import Kept
 
 Feeds: TypeAlias = Mapping[str, Array | Dataset]
 
@@ -69,8 +72,11 @@ class Session(Protocol):
     def restore(self, carried: Mapping[str, Array]) -> None:
         """Set the carried values."""
 
-    def step(self) -> dict[str, float]:
-        """Perform one iteration; its 0-d float outputs. Raises WorkerDied or TaskError."""
+    def advance(self, most: int) -> list[dict[str, float]]:
+        """Perform at least one and at most `most` iterations; the 0-d float outputs of each.
+
+        The workers may go on with the rest of the `most` meanwhile. Raises WorkerDied, TaskError or Interrupted.
+        """
 
     def carried(self) -> dict[str, Array]:
         """The carried values as they are now. Raises WorkerDied."""
@@ -106,9 +112,18 @@ class Pool(Protocol):
         """Stop what this pool started."""
 
 
-def wanted(plan: Plan, carry: Mapping[str, str], fetch: Collection[str]) -> tuple[list[str], list[str]]:
-    """The outputs to keep, and those among them that are numbers to watch."""
+def wanted(plan: Plan, carry: Mapping[str, str], fetch: Collection[str]) -> list[str]:
+    """The outputs to keep: those asked for, those carried, and numbers to watch."""
     types = {name: plan.graph.outputs[name].type for name in plan.graph.outputs}
     numbers = [name for name, type_ in types.items() if type_.shape == () and type_.dtype.kind == "f"]
-    keep = [name for name in types if name in fetch or name in carry.values() or name in numbers]
-    return keep, numbers
+    return [name for name in types if name in fetch or name in carry.values() or name in numbers]
+
+
+def put_together(plan: Plan, value: str, parts: Sequence[Mapping[str, Kept]]) -> Array:
+    """A value from what each rank has of it: the whole, or chunks."""
+    held = [part[value] for part in parts if value in part]
+    whole = next((array for array in held if not isinstance(array, dict)), None)
+    if whole is not None:
+        return whole
+    chunks = {number: array for chunks in held if isinstance(chunks, dict) for number, array in chunks.items()}
+    return np.concatenate([chunks[number] for number in sorted(chunks)], axis=plan.values[value].axis or 0)

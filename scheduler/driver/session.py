@@ -1,0 +1,294 @@
+"""One job on the actors of a pool.
+
+Iterations are asked for in calls of about a quarter of a second, two at a time: the workers never wait for the driver.
+Each rank keeps the carried values before its last calls, so after a failure the first call that did not end everywhere
+is made again; a new worker gets the values from another rank.
+"""
+
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import ray
+from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError, WorkerCrashedError
+
+from graphir.dataset import Dataset
+from graphir.errors import GraphError
+from graphir.node import Array
+from scheduler.driver.pool import Feeds, Interrupted, WorkerDied, put_together, task_error, wanted
+from scheduler.place import place, ranks_for
+from scheduler.plan import Plan
+from workers.actor import Setup
+from workers.mesh import PeerLost
+from workers.route import Route
+from workers.runner import Stopped
+
+if TYPE_CHECKING:
+    from scheduler.driver.ray import RayPool
+
+CALL_SECONDS = 0.25
+"""How long one call should take."""
+AHEAD = 2
+"""Calls under way or queued at one time."""
+ASK_SECONDS = 0.5
+"""How often a waiting job asks whether it is still wanted."""
+SETTLE_SECONDS = 10.0
+"""How long workers may take to end a call that was cancelled."""
+Ref = Any
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    ticket: int
+    step: int
+    count: int
+    begun: float
+    refs: tuple[Ref, ...]
+
+
+class RaySession:
+    """One job on the actors of a pool."""
+
+    def __init__(
+        self,
+        pool: "RayPool",
+        name: str,
+        number: int,
+        plan: Plan,
+        feeds: Feeds,
+        carry: Mapping[str, str],
+        fetch: Collection[str],
+        interrupted: Callable[[], bool],
+    ) -> None:
+        self._pool, self._name, self._interrupted, self._plan = pool, name, interrupted, plan
+        ranks = ranks_for(plan, len(pool.members))
+        first = number if ranks == 1 else 0  # small jobs are spread over the workers
+        self._members = [pool.members[(first + rank) % len(pool.members)] for rank in range(ranks)]
+        kept = wanted(plan, carry, fetch)
+        self._shown = [output for output in kept if output in fetch or output in carry.values()]
+        self._work = place(plan, ranks, carry, kept)
+        self._route = Route(self._work, ranks)
+        self._needed = {step.program.digest: step.program for step in plan.steps}
+        self._feeds = {name: feeds[name] for name in feeds.keys() - carry.keys()}
+        self._puts: dict[tuple[str, int, int], Ref] = {}
+        self._initial: dict[str, Ref] = {}
+        self._restored = self._done = 0
+        self._pace = CALL_SECONDS
+        self._flying: deque[_Call] = deque()
+        self._dead: list[int] = []
+        self._setups: list[tuple[int, Ref]] = []
+        for rank in range(ranks):
+            self._setup(rank)
+
+    def restore(self, carried: Mapping[str, Array]) -> None:
+        """Set the carried values."""
+        self._initial = {name: ray.put(value) for name, value in carried.items()}
+        self._restored = self._done
+        for rank in range(len(self._members)):
+            self._restore(rank, self._initial)
+
+    def advance(self, most: int) -> list[dict[str, float]]:
+        """Perform at least one and at most `most` iterations; the workers may go on with the others."""
+        limit = self._done + most
+        self._launch(limit)
+        numbers = self._await(self._flying[0])
+        call = self._flying.popleft()
+        self._done = call.step + call.count
+        self._launch(limit)
+        return numbers
+
+    def carried(self) -> dict[str, Array]:
+        """The carried values, fetched."""
+        if not self._work.carry:
+            return {}
+        ranks = self._holders(self._work.carry)
+        parts = [self._get(rank, self._members[rank].actor.carried.remote(self._name, self._done)) for rank in ranks]
+        return {name: put_together(self._plan, name, parts) for name in self._work.carry}
+
+    def outputs(self) -> dict[str, Array]:
+        """The fetched and carried outputs of the last iteration."""
+        values = {self._plan.outputs[name] for name in self._shown}
+        ranks = self._holders(values)
+        parts = [self._get(rank, self._members[rank].actor.outputs.remote(self._name)) for rank in ranks]
+        return {name: put_together(self._plan, self._plan.outputs[name], parts) for name in self._shown}
+
+    def replace(self, worker: str) -> None:
+        """Go on with other workers in the place of this dead one and of those that died with it."""
+        for rank in self._dead:
+            self._members[rank] = self._pool.another(self._members[rank])
+        addresses = tuple(member.address for member in self._members)
+        held = self._initial if self._done == self._restored else self._from_survivors()
+        for rank, member in enumerate(self._members):
+            if rank in self._dead:
+                self._setup(rank)
+                self._restore(rank, held)
+            else:
+                self._setups.append((rank, member.actor.peers.remote(self._name, addresses)))
+        self._dead = []
+
+    def release(self) -> None:
+        """End the job: workers and driver forget its values."""
+        self._cancel()
+        self._feeds, self._setups, self._puts, self._initial = {}, [], {}, {}
+        for member in self._members:
+            member.actor.stop.remote(self._name)
+
+    # ---- setting up ----
+
+    def _setup(self, rank: int) -> None:
+        member = self._members[rank]
+        addresses = tuple(m.address for m in self._members)
+        dtypes = {name: self._plan.graph.inputs[name].type.dtype.name for name in self._feeds}
+        held = {name: self._feed(rank, name) for name in self._feeds}
+        feeds = tuple((name, dtypes[name], begin, total) for name, (begin, total, _) in held.items())
+        with self._pool.issuing():  # else another job could count on programs that are not on their way yet
+            programs, forget = self._pool.programs(member, self._needed)
+            setup = Setup(self._name, self._work, rank, addresses, programs, forget, feeds)
+            ref = member.actor.setup.remote(setup, *(value for _, _, value in held.values()))
+        self._setups.append((rank, ref))
+
+    def _feed(self, rank: int, name: str) -> tuple[int, int | None, Any]:
+        """The first row, the number of rows and the value that a rank is given: its own rows where it needs no others."""
+        feed = self._feeds[name]
+        if isinstance(feed, Dataset) or not feed.shape:
+            return 0, None, feed
+        begin, end = 0, feed.shape[0]
+        if self._work.shards.get(name) == 0 and name not in self._route.gathers and name not in self._work.keep:
+            scale = end // self._work.borders[-1]
+            begin, end = (self._work.borders[chunk] * scale for chunk in self._route.range(rank))
+        key = name, begin, end
+        if key not in self._puts:
+            self._puts[key] = ray.put(feed[begin:end])
+        return begin, feed.shape[0], self._puts[key]
+
+    def _restore(self, rank: int, carried: Mapping[str, Ref]) -> None:
+        names, values = list(carried), list(carried.values())
+        actor = self._members[rank].actor
+        self._setups.append((rank, actor.restore.remote(self._name, self._done, names, *values)))
+
+    def _from_survivors(self) -> dict[str, Ref]:
+        found: dict[str, Any] = {}
+        for rank, member in enumerate(self._members):
+            if rank not in self._dead and len(found) < len(self._work.carry):
+                found |= self._get(rank, member.actor.carried.remote(self._name, self._done))
+        return {name: ray.put(value) for name, value in found.items()}
+
+    def _holders(self, values: Collection[str]) -> range:
+        sharded = any(value in self._work.shards for value in values)
+        return range(len(self._members) if sharded else 1)
+
+    # ---- calls ----
+
+    def _launch(self, limit: int) -> None:
+        issued = self._flying[-1].step + self._flying[-1].count if self._flying else self._done
+        while len(self._flying) < AHEAD and issued < limit:
+            count = max(1, min(limit - issued, int(CALL_SECONDS / self._pace)))
+            with self._pool.issuing() as ticket:
+                refs = tuple(m.actor.run.remote(self._name, ticket, issued, count) for m in self._members)
+            self._flying.append(_Call(ticket, issued, count, time.monotonic(), refs))
+            issued += count
+
+    def _await(self, call: _Call) -> list[dict[str, float]]:
+        begun = time.monotonic()
+        setups, self._setups = self._setups, []
+        for rank, ref in setups:
+            self._get(rank, ref)
+        results = self._results(call)
+        self._pace = max((time.monotonic() - max(begun, call.begun)) / call.count, 1e-6)
+        return results[0]
+
+    def _results(self, call: _Call) -> dict[int, list[dict[str, float]]]:
+        """What each rank says of a call; the first error ends it for all, since ranks wait for one another."""
+        results: dict[int, list[dict[str, float]]] = {}
+        pending = {ref: rank for rank, ref in enumerate(call.refs)}
+        while pending:
+            ready, _ = ray.wait(list(pending), num_returns=len(pending), timeout=ASK_SECONDS)
+            for ref in ready:
+                rank = pending.pop(ref)
+                results[rank] = self._get(rank, ref)
+                if results[rank] is None:  # nobody cancelled it: the values before the step are not there
+                    self._cancel()
+                    self._dead = [rank]
+                    raise WorkerDied(f"worker-{rank}", "it lost the job's values", state_lost=True)
+            if pending:
+                self._ask()
+        return results
+
+    def _get(self, rank: int, ref: Ref) -> Any:
+        while True:
+            try:
+                return ray.get(ref, timeout=ASK_SECONDS)
+            except GetTimeoutError:
+                self._ask()
+            except RayError as error:
+                self._failed(rank, error)
+
+    def _ask(self) -> None:
+        if self._interrupted():
+            self._cancel()
+            raise Interrupted
+
+    def _cancel(self) -> None:
+        for call in self._flying:
+            for member in self._members:
+                member.actor.cancel.remote(call.ticket)
+        self._flying.clear()
+
+    def _failed(self, rank: int, first: RayError) -> NoReturn:
+        """Let all ranks end what is under way, find out whose fault it is, and raise that."""
+        calls = list(self._flying)
+        self._cancel()
+        errors = self._settled(calls)
+        if not isinstance(_cause(first), PeerLost | Stopped):
+            errors = errors | {rank: first}
+        self._dead = sorted(
+            rank for rank, error in errors.items() if isinstance(error, RayActorError | WorkerCrashedError)
+        )
+        for rank, error in errors.items():
+            cause = _cause(error)
+            if rank not in self._dead and not isinstance(cause, PeerLost | Stopped):
+                raise task_error(cause, f"worker-{rank}", "".join(traceback.format_exception(error))) from error
+        if not self._dead:
+            raise task_error(_cause(first), f"worker-{rank}", "".join(traceback.format_exception(first))) from first
+        worker = f"worker-{self._dead[0]}"
+        raise WorkerDied(worker, f"its process ended ({len(self._dead)} in all)", state_lost=self._lost()) from first
+
+    def _settled(self, calls: list[_Call]) -> dict[int, RayError]:
+        """The error of each rank; one that does not end within the time allowed is killed."""
+        errors: dict[int, RayError] = {}
+        until = time.monotonic() + SETTLE_SECONDS
+        for call in calls:
+            for rank, ref in enumerate(call.refs):
+                try:
+                    ray.get(ref, timeout=max(0.0, until - time.monotonic()))
+                except GetTimeoutError:
+                    ray.kill(self._members[rank].actor)
+                    errors[rank] = RayActorError()
+                except RayError as error:
+                    if rank not in errors or isinstance(_cause(errors[rank]), PeerLost | Stopped):
+                        errors[rank] = error
+        return errors
+
+    def _lost(self) -> bool:
+        """Whether carried values are gone with the dead."""
+        if self._done == self._restored:
+            return False
+        alive = set(range(len(self._members))) - set(self._dead)
+        return not all(self._held_by(name, value) & alive for name, value in self._work.carry.items())
+
+    def _held_by(self, name: str, value: str) -> set[int]:
+        if not self._route.carried_whole(name):
+            return set()
+        everywhere = set(range(len(self._members)))
+        if value in self._work.inputs:
+            return everywhere
+        return {0} | set(self._route.wholes.get(value, ()) or self._route.gathers.get(value, ()))
+
+
+def _cause(error: BaseException) -> BaseException:
+    if isinstance(error, RayTaskError):
+        return error.cause if isinstance(error.cause, BaseException) else error
+    return GraphError(str(error)) if isinstance(error, RayError) else error
