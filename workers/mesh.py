@@ -94,7 +94,7 @@ class Mesh:
             listener.listen(1024)
             listener.setblocking(False)
             self._selector.register(listener, selectors.EVENT_READ, None)
-        self.address = Address(name, _host(), f"\0gradfleet-{name}", ip, tcp.getsockname()[1], secrets.token_bytes(32))
+        self.address = Address(name, host(), f"\0gradfleet-{name}", ip, tcp.getsockname()[1], secrets.token_bytes(32))
 
     def begin(self, ticket: int) -> None:
         """Forget arrays of calls before this one; tags begin with their call's ticket."""
@@ -337,7 +337,7 @@ def _proof(server: Address, client: str, nonce: str) -> str:
     return hmac.new(server.key, f"{server.name} {client} {nonce}".encode(), hashlib.sha256).hexdigest()
 
 
-def _host() -> str:
+def host() -> str:
     """Equal for processes of one user in one network namespace of one running kernel."""
     boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     return f"{boot}-{os.stat('/proc/self/ns/net').st_ino}-{os.getuid()}"

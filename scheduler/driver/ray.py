@@ -2,15 +2,17 @@
 
 The driver says which iterations to perform; the workers of a job exchange values among themselves. Calls of all jobs are
 queued at all actors in one order, so that no two wait for each other. A worker that is gone or does not answer any more is
-replaced by another one; the others have kept the carried values, and the call is made again.
+replaced by another one; the others have kept the carried values, and the call is made again. Workers that cannot start
+for want of CPUs stay asked for, which Ray's autoscaler sees, and join when they can.
 """
 
 import itertools
 import os
+import signal
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,9 +26,12 @@ from scheduler.driver.pool import Feeds, never
 from scheduler.driver.session import RaySession
 from scheduler.plan import Plan
 from workers.actor import Worker
-from workers.mesh import Address
+from workers.mesh import Address, host
 
 START_SECONDS = 120.0
+GRACE_SECONDS = 15.0
+"""How long a job waits for a worker to start before it goes on without."""
+Ref = Any
 PROGRAMS = 256
 """How many programs a worker keeps."""
 
@@ -65,17 +70,28 @@ class RayPool:
         self._lock, self._issuing = threading.Lock(), threading.Lock()
         self._sessions, self._tickets = itertools.count(1), itertools.count(1)
         self._programs: dict[str, bytes] = {}
+        self._joining: dict[Ref, Any] = {}
         self.members: list[Member] = []
-        actors = [Worker.remote() for _ in range(workers)]
-        try:
-            self.members = [_member(actor) for actor in actors]
-        except (GetTimeoutError, RayActorError) as error:
-            for actor in actors:
-                ray.kill(actor)
+        self.generation = 0
+        self.resize(workers)
+        if not self._join(START_SECONDS, GRACE_SECONDS):
             self.close()
-            raise ServiceUnavailable(
-                f"{workers} workers did not start within {START_SECONDS:g} s; ask for fewer or free CPUs ({error})"
-            ) from error
+            raise ServiceUnavailable(f"no worker started within {START_SECONDS:g} s; free a CPU, or add machines")
+
+    def resize(self, workers: int) -> None:
+        """Ask for so many workers. Those that start later join then; jobs that run give up those that leave."""
+        with self._lock:
+            for _ in range(workers - len(self.members) - len(self._joining)):
+                actor = Worker.remote()
+                self._joining[actor.hello.remote()] = actor
+            while len(self.members) > workers:
+                ray.kill(self.members.pop().actor)
+                self.generation += 1
+
+    def refresh(self) -> None:
+        """Take in workers that have started since."""
+        if self._joining:
+            self._join(0.0, 0.0)
 
     def pids(self) -> list[int]:
         """The process of each worker."""
@@ -93,14 +109,46 @@ class RayPool:
         number = next(self._sessions)
         return RaySession(self, f"{os.getpid()}-{number}", number, plan, feeds, carry, fetch, interrupted)
 
-    def another(self, dead: Member) -> Member:
-        """The worker in the place of a dead one, which several jobs may find so."""
+    def another(self, dead: Member) -> Member | None:
+        """The worker in the place of a dead one, which several jobs may find so; None if none can be had soon.
+
+        Then there is one worker less until another can start.
+        """
         with self._lock:
-            if dead.successor is None:
+            if dead.successor is None and dead in self.members:
                 ray.kill(dead.actor)
-                dead.successor = _member(Worker.remote())
-                self.members[self.members.index(dead)] = dead.successor
+                actor = Worker.remote()
+                asked = actor.hello.remote()
+                place = self.members.index(dead)
+                try:
+                    dead.successor = self.members[place] = Member(actor, *ray.get(asked, timeout=GRACE_SECONDS))
+                except (GetTimeoutError, RayActorError):
+                    self._joining[asked] = actor
+                    del self.members[place]
+                    self.generation += 1
             return dead.successor
+
+    def end(self, member: Member) -> None:
+        """Kill a worker that does not answer; one on this machine by its process, since it may be stopped."""
+        ray.kill(member.actor)
+        if member.address.host == host():
+            with suppress(ProcessLookupError, PermissionError):
+                os.kill(member.pid, signal.SIGKILL)
+
+    def _join(self, patience: float, grace: float) -> bool:
+        """Wait `patience` seconds for the first worker and `grace` for the others; whether there is any."""
+        with self._lock:
+            asked = list(self._joining)
+            ray.wait(asked, num_returns=1, timeout=patience)
+            ready, _ = ray.wait(asked, num_returns=len(asked), timeout=grace)
+            for ref in ready:
+                actor = self._joining.pop(ref)
+                try:
+                    self.members.append(Member(actor, *ray.get(ref)))
+                except RayActorError:
+                    ray.kill(actor)
+                self.generation += 1
+            return bool(self.members)
 
     @contextmanager
     def issuing(self) -> Iterator[int]:
@@ -122,16 +170,11 @@ class RayPool:
 
     def close(self) -> None:
         """Stop the workers, and Ray if it was started here."""
-        for member in self.members:
-            ray.kill(member.actor)
-        self.members = []
+        for actor in (*(member.actor for member in self.members), *self._joining.values()):
+            ray.kill(actor)
+        self.members, self._joining = [], {}
         if self._started:
             ray.shutdown()
-
-
-def _member(actor: Any) -> Member:
-    pid, address = ray.get(actor.hello.remote(), timeout=START_SECONDS)
-    return Member(actor, pid, address)
 
 
 def _start_ray(workers: int, object_store_memory: int | None) -> None:

@@ -16,7 +16,7 @@ import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError, WorkerCrashedError
 
 from graphir.dataset import Dataset
-from graphir.errors import GraphError
+from graphir.errors import GraphError, ServiceUnavailable
 from graphir.node import Array
 from scheduler.driver.pool import Feeds, Interrupted, WorkerDied, put_together, task_error, wanted
 from scheduler.place import place, ranks_for
@@ -27,7 +27,7 @@ from workers.route import Route
 from workers.runner import Stopped
 
 if TYPE_CHECKING:
-    from scheduler.driver.ray import RayPool
+    from scheduler.driver.ray import Member, RayPool
 
 CALL_SECONDS = 0.25
 """How long one call should take."""
@@ -35,6 +35,8 @@ AHEAD = 2
 """Calls under way or queued at one time."""
 ASK_SECONDS = 0.5
 """How often a waiting job asks whether it is still wanted."""
+HANG_SECONDS, HANG_TIMES, ANSWER_SECONDS = 8.0, 5.0, 4.0
+"""A call that takes longer than this, and than so many times what it took before, has its workers asked if they live."""
 SETTLE_SECONDS = 10.0
 """How long workers may take to end a call that was cancelled."""
 Ref = Any
@@ -63,14 +65,9 @@ class RaySession:
         fetch: Collection[str],
         interrupted: Callable[[], bool],
     ) -> None:
-        self._pool, self._name, self._interrupted, self._plan = pool, name, interrupted, plan
-        ranks = ranks_for(plan, len(pool.members))
-        first = number if ranks == 1 else 0  # small jobs are spread over the workers
-        self._members = [pool.members[(first + rank) % len(pool.members)] for rank in range(ranks)]
-        kept = wanted(plan, carry, fetch)
-        self._shown = [output for output in kept if output in fetch or output in carry.values()]
-        self._work = place(plan, ranks, carry, kept)
-        self._route = Route(self._work, ranks)
+        self._pool, self._name, self._number, self._plan = pool, name, number, plan
+        self._interrupted, self._carry, self._kept = interrupted, carry, wanted(plan, carry, fetch)
+        self._shown = [output for output in self._kept if output in fetch or output in carry.values()]
         self._needed = {step.program.digest: step.program for step in plan.steps}
         self._feeds = {name: feeds[name] for name in feeds.keys() - carry.keys()}
         self._puts: dict[tuple[str, int, int], Ref] = {}
@@ -80,6 +77,23 @@ class RaySession:
         self._flying: deque[_Call] = deque()
         self._dead: list[int] = []
         self._setups: list[tuple[int, Ref]] = []
+        self._members: list[Member] = []
+        self._assign()
+
+    def _assign(self) -> None:
+        """Give the ranks of the job to the workers that there are now."""
+        self._pool.refresh()
+        for member in self._members:
+            member.actor.stop.remote(self._name)
+        self._generation, members = self._pool.generation, list(self._pool.members)
+        if not members:
+            raise ServiceUnavailable("no worker is left; start some, or add machines")
+        ranks = ranks_for(self._plan, len(members))
+        first = self._number if ranks == 1 else 0  # small jobs are spread over the workers
+        self._members = [members[(first + rank) % len(members)] for rank in range(ranks)]
+        self._work = place(self._plan, ranks, self._carry, self._kept)
+        self._route = Route(self._work, ranks)
+        self._puts, self._dead = {}, []
         for rank in range(ranks):
             self._setup(rank)
 
@@ -87,17 +101,21 @@ class RaySession:
         """Set the carried values."""
         self._initial = {name: ray.put(value) for name, value in carried.items()}
         self._restored = self._done
-        for rank in range(len(self._members)):
-            self._restore(rank, self._initial)
+        self._restore_all(self._initial)
 
     def advance(self, most: int) -> list[dict[str, float]]:
         """Perform at least one and at most `most` iterations; the workers may go on with the others."""
         limit = self._done + most
+        if self._changed() and not self._flying:
+            held = self._held()
+            self._assign()
+            self._restore_all(held)
         self._launch(limit)
         numbers = self._await(self._flying[0])
         call = self._flying.popleft()
         self._done = call.step + call.count
-        self._launch(limit)
+        if not self._changed():
+            self._launch(limit)
         return numbers
 
     def carried(self) -> dict[str, Array]:
@@ -117,10 +135,14 @@ class RaySession:
 
     def replace(self, worker: str) -> None:
         """Go on with other workers in the place of this dead one and of those that died with it."""
-        for rank in self._dead:
-            self._members[rank] = self._pool.another(self._members[rank])
+        others = {rank: self._pool.another(self._members[rank]) for rank in self._dead}
+        held = self._held()
+        if not all(others.values()) or self._changed():
+            self._assign()
+            self._restore_all(held)
+            return
+        self._members = [others.get(rank) or member for rank, member in enumerate(self._members)]
         addresses = tuple(member.address for member in self._members)
-        held = self._initial if self._done == self._restored else self._from_survivors()
         for rank, member in enumerate(self._members):
             if rank in self._dead:
                 self._setup(rank)
@@ -169,12 +191,23 @@ class RaySession:
         actor = self._members[rank].actor
         self._setups.append((rank, actor.restore.remote(self._name, self._done, names, *values)))
 
-    def _from_survivors(self) -> dict[str, Ref]:
-        found: dict[str, Any] = {}
-        for rank, member in enumerate(self._members):
-            if rank not in self._dead and len(found) < len(self._work.carry):
-                found |= self._get(rank, member.actor.carried.remote(self._name, self._done))
-        return {name: ray.put(value) for name, value in found.items()}
+    def _restore_all(self, carried: Mapping[str, Ref]) -> None:
+        for rank in range(len(self._members)):
+            self._restore(rank, carried)
+
+    def _held(self) -> dict[str, Ref]:
+        """The carried values as far as ranks that live have them."""
+        if self._done == self._restored:
+            return self._initial
+        alive = [rank for rank in range(len(self._members)) if rank not in self._dead]
+        parts = [self._get(rank, self._members[rank].actor.carried.remote(self._name, self._done)) for rank in alive]
+        whole = [name for name in self._carry if self._route.carried_whole(name) or not self._dead]
+        have = [name for name in whole if any(name in part for part in parts)]
+        return {name: ray.put(put_together(self._plan, name, parts)) for name in have}
+
+    def _changed(self) -> bool:
+        self._pool.refresh()
+        return self._pool.generation != self._generation
 
     def _holders(self, values: Collection[str]) -> range:
         sharded = any(value in self._work.shards for value in values)
@@ -204,6 +237,8 @@ class RaySession:
         """What each rank says of a call; the first error ends it for all, since ranks wait for one another."""
         results: dict[int, list[dict[str, float]]] = {}
         pending = {ref: rank for rank, ref in enumerate(call.refs)}
+        patience = HANG_SECONDS + HANG_TIMES * self._pace * call.count
+        asked = time.monotonic() + patience
         while pending:
             ready, _ = ray.wait(list(pending), num_returns=len(pending), timeout=ASK_SECONDS)
             for ref in ready:
@@ -215,7 +250,17 @@ class RaySession:
                     raise WorkerDied(f"worker-{rank}", "it lost the job's values", state_lost=True)
             if pending:
                 self._ask()
+            if pending and time.monotonic() > asked:
+                self._kill_the_silent(list(pending.values()))
+                asked = time.monotonic() + patience
         return results
+
+    def _kill_the_silent(self, ranks: list[int]) -> None:
+        """End workers that do not even say that they are alive; their calls then fail, and others take their ranks."""
+        answers = {self._members[rank].actor.alive.remote(): rank for rank in ranks}
+        _, silent = ray.wait(list(answers), num_returns=len(answers), timeout=ANSWER_SECONDS)
+        for ref in silent:
+            self._pool.end(self._members[answers[ref]])
 
     def _get(self, rank: int, ref: Ref) -> Any:
         while True:
@@ -265,7 +310,7 @@ class RaySession:
                 try:
                     ray.get(ref, timeout=max(0.0, until - time.monotonic()))
                 except GetTimeoutError:
-                    ray.kill(self._members[rank].actor)
+                    self._pool.end(self._members[rank])
                     errors[rank] = RayActorError()
                 except RayError as error:
                     if rank not in errors or isinstance(_cause(errors[rank]), PeerLost | Stopped):
