@@ -10,6 +10,7 @@ from graphir.graph import Graph
 from graphir.simplify import simplify
 from scheduler.check import check_memory, check_plan
 from scheduler.partition.data import partition
+from scheduler.partition.divide import divide
 from scheduler.plan import Plan
 
 
@@ -39,7 +40,7 @@ def compile(
     else:
         chosen = max(allowed, key=lambda name: _elements(graph, sizes, name))
         plan = partition(graph, sizes, chosen, rows.get(chosen))
-    plan = replace(check_plan(plan), check_finite=check_finite)
+    plan = replace(check_plan(divide(plan)), check_finite=check_finite)
     return plan if memory_limit is None else check_memory(plan, memory_limit)
 
 

@@ -8,18 +8,14 @@ the ranks by list scheduling (Graham 1969): each goes where it can end first.
 from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import replace
-from math import ceil, log2, prod
+from math import ceil, log2
 
-from graphir.cost import node_operations
-from graphir.graph import Graph
+from scheduler.cost import DEFAULT, program_seconds, value_bytes
 from scheduler.plan import Plan, Value
 from workers.route import Route
 from workers.work import EVERYWHERE, StepWork, Work
 
-MESSAGE_SECONDS = 60e-6
-BYTES_A_SECOND = 4e9
-OPERATIONS_A_SECOND = 2e9
-NODE_SECONDS = 3e-6
+MESSAGE_SECONDS, BYTES_A_SECOND = DEFAULT.message, DEFAULT.network
 
 
 def ranks_for(plan: Plan, workers: int) -> int:
@@ -79,8 +75,18 @@ def _by_all(plan: Plan, work: Work, number: int, ranks: int) -> bool:
         exchanged = (ranks - 1) * (MESSAGE_SECONDS / 4 + out / BYTES_A_SECOND) + MESSAGE_SECONDS
         passed = 2 * rounds * (MESSAGE_SECONDS + out / BYTES_A_SECOND)
         return exchanged <= passed
+    if program_seconds(
+        plan.steps[number].program.nodes, plan.sizes
+    ) > 2 * MESSAGE_SECONDS + out / BYTES_A_SECOND and _beside(plan, number):
+        return False
     read = sum(_bytes(plan, plan.values[value]) for _, value, _ in step.reads if value in made)
     return read <= 4 * out
+
+
+def _beside(plan: Plan, number: int) -> bool:
+    """Whether other single steps of the same stage may run at the same time."""
+    stage = plan.steps[number].stage
+    return sum(step.kind == "single" and step.stage == stage for step in plan.steps) > 1
 
 
 def _needed_by_all(work: Work, step: StepWork, ranks: int) -> bool:
@@ -98,7 +104,7 @@ def _spread(plan: Plan, ranks: int) -> list[int]:
         if step.kind != "single" or singles[step.stage] == 1:
             at.append(0)
             continue
-        seconds = program_seconds(step.program, plan.sizes)
+        seconds = program_seconds(step.program.nodes, plan.sizes)
         starts = [
             max(busy[rank], *(_arrival(plan, ready, r.value, rank) for r in step.reads), 0.0) for rank in range(ranks)
         ]
@@ -114,12 +120,5 @@ def _arrival(plan: Plan, ready: Mapping[str, tuple[float, int]], value: str, ran
     return when if where == rank else when + MESSAGE_SECONDS + _bytes(plan, plan.values[value]) / BYTES_A_SECOND
 
 
-def program_seconds(program: Graph, sizes: Mapping[str, int]) -> float:
-    """An estimate of one run."""
-    return sum(
-        NODE_SECONDS + node_operations(node, sizes) / OPERATIONS_A_SECOND for node in program.nodes if node.inputs
-    )
-
-
 def _bytes(plan: Plan, value: Value) -> int:
-    return prod(value.type.bind(plan.sizes)) * value.type.dtype.itemsize
+    return value_bytes(value.type, plan.sizes)
