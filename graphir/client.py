@@ -40,6 +40,8 @@ class Service(Protocol):
         *,
         chunk: Mapping[str, int] | None = None,
         cut: list[str] | None = None,
+        carry: Mapping[str, str] | None = None,
+        workers: int | None = None,
     ) -> Any:
         """The plan of a job that is not run."""
 
@@ -201,9 +203,14 @@ class Client:
         workers: int | None = None,
         chunk: Mapping[str, int] | None = None,
         cut: Sequence[str] | None = None,
+        carry: Mapping[str, str] | None = None,
     ) -> Any:
-        """How a job would be cut; the plan is the same for any number of workers."""
-        return self.service.plan(graph, feeds, chunk=chunk, cut=None if cut is None else list(cut))
+        """How a job would be cut, and what is expected of an iteration on so many workers: time, bytes sent, memory.
+
+        The plan itself is the same for any number of workers.
+        """
+        listed = None if cut is None else list(cut)
+        return self.service.plan(graph, feeds, chunk=chunk, cut=listed, carry=carry, workers=workers)
 
     def jobs(self) -> list[Job]:
         """The latest jobs, the latest first."""

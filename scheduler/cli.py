@@ -5,6 +5,8 @@ Exit codes: 0 done, 1 the job failed, 2 bad usage or bad input.
 
 import json
 import sys
+import time
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,11 @@ import graphir as gi
 from graphir import tensors
 from graphir.errors import GraphError, JobCancelled, JobFailed
 from scheduler import demo as digits_demo
+from scheduler.cost import DEFAULT
+from scheduler.outlook import described
+from scheduler.place import ranks_for
+from scheduler.simulate import Cluster
+from scheduler.simulate import simulate as run_simulation
 from workers.data import open_source
 
 Pairs = tuple[tuple[str, str], ...]
@@ -149,6 +156,52 @@ def plan(graph: Path, feeds: Pairs, chunk: Pairs, workers: int, as_json: bool) -
         made = client.plan(loaded, _feeds(loaded, feeds), workers=workers, chunk=_chunks(chunk))
     text = made.to_text()
     click.echo(json.dumps({"stages": made.stages, "chunks": made.chunks, "text": text}) if as_json else text)
+
+
+@cli.command()
+@graph_argument
+@feed_option
+@chunk_option
+@click.option("--carry", type=_Pair(), multiple=True, help="INPUT=OUTPUT that is fed back at each step")
+@click.option("--workers", default=1000, show_default=True, type=click.IntRange(1))
+@click.option("--slow", default=0.0, type=click.FloatRange(0, 1), help="the share of workers that are stragglers")
+@click.option(
+    "--slower", default=3.0, show_default=True, type=click.FloatRange(1), help="how many times slower they are"
+)
+@click.option("--failures", default=0.0, type=click.FloatRange(0), help="failures of one worker an hour")
+@click.option("--network", default=4.0, show_default=True, type=click.FloatRange(0.001), help="GB/s between workers")
+@click.option("--latency", default=0.1, show_default=True, type=click.FloatRange(0.001), help="ms a message")
+@json_option
+def simulate(
+    graph: Path,
+    feeds: Pairs,
+    chunk: Pairs,
+    carry: Pairs,
+    workers: int,
+    slow: float,
+    slower: float,
+    failures: float,
+    network: float,
+    latency: float,
+    as_json: bool,
+) -> None:
+    """Say what an iteration would take on an imagined cluster, without running it."""
+    loaded = _load(graph)
+    with gi.connect(workers=0) as client:
+        made = client.plan(loaded, _feeds(loaded, feeds), chunk=_chunks(chunk))
+    rates = replace(DEFAULT, network=network * 1e9, message=latency * 1e-3)
+    ranks = ranks_for(made, workers)
+    begun = time.perf_counter()
+    forecast = run_simulation(made, Cluster(ranks, rates, slow, slower, failures), dict(carry))
+    took = time.perf_counter() - begun
+    if as_json:
+        click.echo(json.dumps({"workers": workers, "ranks": ranks, "chunks": made.chunks, **asdict(forecast)}))
+        return
+    click.echo(f"{made.chunks} chunk(s) on {workers} worker(s), of which {ranks} have something to do:")
+    for line in described(forecast):
+        click.echo(f"  {line}")
+    click.echo(f"  {forecast.failures:.3g} failure(s) expected in an iteration")
+    click.echo(f"the simulation took {took:.2f} s", err=True)
 
 
 def _load(path: Path) -> gi.Graph:

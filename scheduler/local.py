@@ -33,6 +33,7 @@ from scheduler.job.blobs import Blobs
 from scheduler.job.events import CancelRequested, TaskFailed, event_to_json
 from scheduler.job.spec import ArrayFeed, DatasetFeed, SpecError, parse_spec
 from scheduler.job.store import Record, Store
+from scheduler.outlook import with_outlook
 from scheduler.pipeline import compile
 from scheduler.plan import Plan
 from workers.data import open_source
@@ -83,9 +84,12 @@ class EmbeddedService:
         *,
         chunk: Mapping[str, int] | None = None,
         cut: list[str] | None = None,
+        carry: Mapping[str, str] | None = None,
+        workers: int | None = None,
     ) -> Plan:
-        """The plan of a job that is not run."""
-        return _compiled(graph, _ready(graph, feeds), chunk, cut)
+        """The plan of a job that is not run, and what is expected of it on so many workers (by default its own)."""
+        count = workers or self.workers or 1
+        return with_outlook(_compiled(graph, _ready(graph, feeds), chunk, cut), count, carry or {})
 
     def job_plan(self, id: str) -> Plan:
         """The plan of a job."""

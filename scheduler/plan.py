@@ -63,6 +63,7 @@ class Plan:
 
     A graph input is a value under its own name, other values are "%3" and the like. outputs: value id of each graph output, whole or shard
     (a shard output is gathered by the driver). borders: chunk k covers borders[k]:borders[k + 1] of `cut`.
+    outlook: what is expected of a run on the workers that were asked about.
     """
 
     graph: Graph
@@ -74,6 +75,7 @@ class Plan:
     outputs: dict[str, str]
     notes: tuple[str, ...] = field(default=())
     check_finite: bool = False
+    outlook: tuple[str, ...] = ()
 
     @property
     def chunks(self) -> int:
@@ -106,8 +108,8 @@ def explain(plan: Plan) -> str:
         lines.append(f"  {_step(plan, step)}")
         if step.kind == "map" and step.stage > 0:
             lines.append(f"      a new stage because {reasons[step.stage]}")
-    lines += [f"  not cut: {note.splitlines()[0]}" for note in plan.notes]
-    return "\n".join(lines)
+    lines += [f"  {note.splitlines()[0]}" for note in plan.notes]
+    return "\n".join([*lines, *plan.outlook])
 
 
 def _cut(plan: Plan) -> str:

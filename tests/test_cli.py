@@ -56,6 +56,21 @@ def test_run_evaluates_on_ray(model: Path, tmp_path: Path) -> None:
     np.testing.assert_allclose(loss, np.mean((rows @ weights) ** 2), rtol=1e-13)
 
 
+def test_simulate_says_what_an_imagined_cluster_would_do(model: Path, tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", np.ones((4000, 3)))
+    np.save(tmp_path / "w.npy", np.ones(3))
+    feeds = ["--feed", "x=x.npy", "--feed", "w=w.npy", "--chunk", "rows=40"]
+    out = gradfleet("simulate", model, *feeds, "--workers", 1000, "--json", cwd=tmp_path)
+    assert out.returncode == 0, out.stderr
+    facts = json.loads(out.stdout)
+    assert (facts["chunks"], facts["workers"], facts["ranks"]) == (100, 1000, 100)
+    slow = gradfleet("simulate", model, *feeds, "--workers", 1000, "--latency", 50, "--json", cwd=tmp_path)
+    assert json.loads(slow.stdout)["seconds"] > facts["seconds"] + 0.05
+    told = gradfleet("plan", model, *feeds, "--workers", 8, cwd=tmp_path).stdout
+    assert "on 8 worker(s)" in told
+    assert "of values on a worker" in told
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

@@ -1,0 +1,226 @@
+"""A plan on an imagined cluster: when each rank does what, by the estimates of costs, without computing anything.
+
+Discrete events along the very steps, ranks and routes that workers follow (`place`, `workers.route`): a rank's clock moves on
+by what it computes, and to the arrival of what it waits for. Ranks may be slower than others, and may fail: then
+the iteration is done again from its beginning once another worker has started.
+"""
+
+import heapq
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+import numpy as np
+
+from scheduler.cost import DEFAULT, Rates, program_seconds, value_bytes
+from scheduler.place import place
+from scheduler.plan import Plan, Step
+from workers.route import Route
+from workers.tree import Place, Tree
+from workers.work import EVERYWHERE, StepWork
+
+_At: TypeAlias = tuple[float, int]
+
+RESTART_SECONDS = 3.0
+"""Until another worker has taken a dead one's rank."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """Workers and what connects them.
+
+    ranks: workers. rates: of each. slow: the share of workers that are stragglers, which take `slower` times as long.
+    failures: of one worker an hour. seed: which workers are slow, and when they fail.
+    """
+
+    ranks: int
+    rates: Rates = DEFAULT
+    slow: float = 0.0
+    slower: float = 3.0
+    failures: float = 0.0
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """What an iteration is expected to take.
+
+    seconds: of one iteration; busy: the mean share of it that a rank computes; sent: bytes between ranks; most_sent: by one
+    rank; messages; tasks: runs of programs; failures: expected in an iteration.
+    """
+
+    seconds: float
+    busy: float
+    sent: int
+    most_sent: int
+    messages: int
+    tasks: int
+    failures: float
+
+
+def simulate(plan: Plan, cluster: Cluster, carry: Mapping[str, str]) -> Forecast:
+    """The forecast of one iteration of a plan; `carry` as in a job."""
+    wanted = list(plan.outputs)
+    work = place(plan, cluster.ranks, carry, wanted)
+    clocks = _Clocks(plan, Route(work, cluster.ranks), cluster)
+    for step, placed in zip(plan.steps, work.steps, strict=True):
+        clocks.perform(step, placed)
+    clocks.deliver()
+    return clocks.forecast()
+
+
+@dataclass
+class _Clocks:
+    """The time at every rank, and when whole values and sums are where."""
+
+    plan: Plan
+    route: Route
+    cluster: Cluster
+    now: "np.ndarray[tuple[int], np.dtype[np.float64]]" = field(init=False)
+    tasks: int = 0
+    messages: int = 0
+
+    def __post_init__(self) -> None:
+        ranks = self.cluster.ranks
+        rng = np.random.default_rng(self.cluster.seed)
+        self.now, self.busy, self.sent = np.zeros(ranks), np.zeros(ranks), np.zeros(ranks, np.int64)
+        self.factor = np.where(rng.random(ranks) < self.cluster.slow, self.cluster.slower, 1.0)
+        self.made: dict[str, tuple[int, float]] = {}
+        self.arrivals: dict[str, dict[int, float]] = {}
+
+    def perform(self, step: Step, placed: StepWork) -> None:
+        """All ranks do a step."""
+        if step.kind == "map":
+            self._map(step)
+        elif step.kind == "combine":
+            self._combine(step, placed)
+        else:
+            self._single(step, placed)
+
+    def deliver(self) -> None:
+        """What the next iteration needs arrives."""
+        for value in self.made:
+            for rank in self.route.wholes.get(value, ()):
+                self._wait(rank, value)
+
+    def forecast(self) -> Forecast:
+        """The sums."""
+        seconds = float(self.now.max(initial=0.0))
+        failed = self.cluster.failures / 3600 * self.cluster.ranks * seconds
+        again = seconds + failed * (RESTART_SECONDS + seconds / 2)
+        busy = float(self.busy.mean() / seconds) if seconds else 1.0
+        sent = int(self.sent.sum()), int(self.sent.max(initial=0))
+        return Forecast(again, busy, *sent, self.messages, self.tasks, failed)
+
+    def _map(self, step: Step) -> None:
+        borders = np.asarray(self.plan.borders)
+        ranges = np.array([self.route.range(rank) for rank in range(self.cluster.ranks)])
+        widths = np.diff(borders)
+        once = {int(w): self._seconds(step, int(w)) for w in np.unique(widths)}
+        total = np.concatenate([[0.0], np.cumsum([once[int(w)] for w in widths])])
+        taken = (total[ranges[:, 1]] - total[ranges[:, 0]]) * self.factor
+        for read in step.reads:
+            for rank in self.route.wholes.get(read.value, ()) if read.value in self.made else ():
+                self._wait(rank, read.value)
+        self.now += taken
+        self.busy += taken
+        self.tasks += len(widths)
+
+    def _combine(self, step: Step, placed: StepWork) -> None:
+        size = value_bytes(self.plan.values[step.writes[0]].type, self.plan.sizes)
+        join = self._seconds(step, None)
+        own = {rank: self.route.subtrees(rank) for rank in range(self.cluster.ranks)}
+        counts = np.diff(np.array([self.route.range(rank) for rank in own]), axis=1)[:, 0]
+        local = np.array([max(0, int(count) - len(own[rank])) * join for rank, count in zip(own, counts, strict=True)])
+        self.now += local * self.factor
+        self.busy += local * self.factor
+        self.tasks += int(max(0, self.plan.chunks - 1))
+        if placed.at == EVERYWHERE:
+            self._exchange(own, size, join)
+            self.made[step.writes[0]] = EVERYWHERE, 0.0
+        else:
+            self.made[step.writes[0]] = placed.at, self._pass_up(own, size, join)
+
+    def _exchange(self, own: Mapping[int, tuple[Place, ...]], size: int, join: float) -> None:
+        ranks = self.cluster.ranks
+        sending = np.array([len(places) for places in own.values()]) * size / self.cluster.rates.network
+        self.sent += np.array([len(places) for places in own.values()]) * size * (ranks - 1)
+        self.messages += sum(map(len, own.values())) * (ranks - 1)
+        ready = self.now + sending * (ranks - 1)
+        joins = (sum(map(len, own.values())) - 1) * join * self.factor
+        self.now = np.maximum(self.now, ready.max() + (self.cluster.rates.message if ranks > 1 else 0.0)) + joins
+        self.busy += joins
+
+    def _pass_up(self, own: Mapping[int, tuple[Place, ...]], size: int, join: float) -> float:
+        """Events in the order of time: a subtree is there; joined with its neighbour once both are at one rank."""
+        tree: Tree[_At] = Tree(self.plan.chunks, self._joiner(size, join))
+        for rank, places in own.items():
+            for subtree in places:
+                tree.add(subtree, (float(self.now[rank]), rank))
+        ended, rank = tree.root
+        self.now[rank] = max(self.now[rank], ended)
+        return ended
+
+    def _joiner(self, size: int, join: float) -> Callable[[_At, _At], _At]:
+        def joined(left: _At, right: _At) -> _At:
+            (at, rank), (then, other) = left, right
+            if rank != other:
+                then = self._send(other, then, size)
+            ended = max(at, then, float(self.now[rank])) + join * self.factor[rank]
+            self.now[rank] = ended
+            return ended, rank
+
+        return joined
+
+    def _single(self, step: Step, placed: StepWork) -> None:
+        taken = self._seconds(step, None)
+        ranks = range(self.cluster.ranks) if placed.at == EVERYWHERE else [placed.at]
+        self.tasks += len(ranks)
+        for rank in ranks:
+            for read in step.reads:
+                self._wait(rank, read.value)
+                if read.value in self.route.gathers:
+                    self._gather(rank, read.value)
+            self.now[rank] += taken * self.factor[rank]
+            self.busy[rank] += taken * self.factor[rank]
+        at = (EVERYWHERE, 0.0) if placed.at == EVERYWHERE else (placed.at, float(self.now[placed.at]))
+        for value in step.writes:
+            self.made[value] = at
+
+    def _gather(self, rank: int, value: str) -> None:
+        """The chunks of a shard come from their owners, who send them as soon as they are made."""
+        size = value_bytes(self.plan.values[value].type, self.plan.sizes) // self.plan.chunks
+        for chunk in range(self.plan.chunks) if value in self.route.makers else ():
+            owner = self.route.owner(chunk)
+            if owner != rank:
+                self.now[rank] = max(self.now[rank], self._send(owner, float(self.now[owner]), size))
+
+    def _wait(self, rank: int, value: str) -> None:
+        """The rank goes on once it has a whole value; a relay hands it on when it has it."""
+        made = self.made.get(value)
+        if made is None or made[0] in (EVERYWHERE, rank):
+            return
+        if value not in self.arrivals:
+            self.arrivals[value] = self._spread(value, *made)
+        self.now[rank] = max(self.now[rank], self.arrivals[value].get(rank, 0.0))
+
+    def _spread(self, value: str, maker: int, when: float) -> dict[int, float]:
+        size = value_bytes(self.plan.values[value].type, self.plan.sizes)
+        arrived, queue = {maker: when}, [(when, maker)]
+        while queue:
+            at, rank = heapq.heappop(queue)
+            for receiver in self.route.receivers(value, rank):
+                at += size / self.cluster.rates.network
+                arrived[receiver] = self._send(rank, at, 0) if receiver not in arrived else arrived[receiver]
+                self.sent[rank] += size
+                heapq.heappush(queue, (arrived[receiver], receiver))
+        return arrived
+
+    def _send(self, rank: int, when: float, size: int) -> float:
+        self.messages += 1
+        self.sent[rank] += size
+        return when + self.cluster.rates.message + size / self.cluster.rates.network
+
+    def _seconds(self, step: Step, rows: int | None) -> float:
+        sizes = self.plan.sizes if rows is None else {**self.plan.sizes, self.plan.local: rows}
+        return program_seconds(step.program.nodes, sizes, self.cluster.rates)
