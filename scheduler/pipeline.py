@@ -3,12 +3,12 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from graphir import dims
 from graphir.custom import without_markers
 from graphir.errors import PlanError
 from graphir.graph import Graph
 from graphir.simplify import simplify
 from scheduler.check import check_memory, check_plan
+from scheduler.choose import choose
 from scheduler.partition.data import partition
 from scheduler.partition.divide import divide
 from scheduler.plan import Plan
@@ -26,7 +26,7 @@ def compile(
     """The plan of one iteration; a function of the graph, the sizes and the chunk sizes alone.
 
     cut: the dimensions that may be cut (by default any; an empty sequence forbids cutting). chunk: rows a chunk.
-    Without either, the dimension with the most elements fed along it is cut. memory_limit: bytes that one step may
+    Of several dimensions the one is cut whose plan would end first (`choose`). memory_limit: bytes that one step may
     take at once, by estimate. Raises PlanError and LimitError.
     """
     rows = dict(chunk or {})
@@ -35,22 +35,6 @@ def compile(
     if unknown:
         raise PlanError(f"no input has the dimension {unknown[0]!r}; the named sizes are {list(graph.sizes)}")
     graph = simplify(without_markers(graph))
-    if not allowed:
-        plan = partition(graph, sizes)
-    else:
-        chosen = max(allowed, key=lambda name: _elements(graph, sizes, name))
-        plan = partition(graph, sizes, chosen, rows.get(chosen))
-    plan = replace(check_plan(divide(plan)), check_finite=check_finite)
+    plan = choose(graph, sizes, allowed, rows) if allowed else divide(partition(graph, sizes))
+    plan = replace(check_plan(plan), check_finite=check_finite)
     return plan if memory_limit is None else check_memory(plan, memory_limit)
-
-
-def _elements(graph: Graph, sizes: Mapping[str, int], name: str) -> int:
-    """How many elements are fed in inputs that have the dimension."""
-    total = 0
-    for node in graph.inputs.values():
-        if any(name in dims.names(d) for d in node.type.shape):
-            count = 1
-            for size in node.type.bind(sizes):
-                count *= size
-            total += count
-    return total
