@@ -24,6 +24,8 @@ from graphir.graph import Graph
 Array = np.ndarray[Any, Any]
 GROUP = "graphir.services"
 ENDED = ("succeeded", "failed", "cancelled")
+GOING_ON = ("started", "resumed", "step_done", "checkpointed")
+"""Events after which a job goes on."""
 WAIT_SECONDS = 5.0
 
 
@@ -126,17 +128,19 @@ class Job:
 
     def _follow(self, timeout: float | None) -> Iterator[list[dict[str, Any]]]:
         deadline = None if timeout is None else time.monotonic() + timeout
-        after = 0
+        after, may_have_ended = 0, True
         while True:
-            ended = self._service.status(self.id)["status"] in ENDED
+            ended = may_have_ended and self._service.status(self.id)["status"] in ENDED
             left = WAIT_SECONDS if deadline is None else deadline - time.monotonic()
             batch = self._service.events(self.id, after, 0.0 if ended else max(0.0, min(left, WAIT_SECONDS)))
             if batch:
-                after = batch[-1]["seq"]
+                after, may_have_ended = batch[-1]["seq"], batch[-1]["type"] not in GOING_ON
                 yield batch
             elif ended:
                 return
-            elif left <= 0:
+            elif left > 0:
+                may_have_ended = True
+            else:
                 raise TimeoutError(f"job {self.id} is {self.status} after {timeout:g} s; wait longer or cancel it")
 
 

@@ -12,6 +12,7 @@ import tempfile
 import threading
 import time
 import traceback
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -42,6 +43,9 @@ POLL_SECONDS = 0.5
 AT_ONCE = 4
 """Jobs that share the workers at one time; the others wait in the order of submission."""
 
+PLANS = 64
+"""How many plans are kept for jobs that come again."""
+
 
 class EmbeddedService:
     """Jobs in this process. workers: Ray actors, by default one a core; 0 runs jobs in this process."""
@@ -56,8 +60,9 @@ class EmbeddedService:
         self._blobs = Blobs(self.directory / "blobs")
         self._store = Store(f"sqlite:///{self.directory / 'jobs.sqlite'}")
         self._changed = threading.Condition()
-        self._starting = threading.Lock()
-        self._closing = False
+        self._starting, self._planning = threading.Lock(), threading.Lock()
+        self._plans: OrderedDict[tuple[str, str], Plan] = OrderedDict()
+        self._closing, self._new = False, True
         self._running: set[str] = set()
         self._threads = [
             threading.Thread(target=self._run, name=f"gradfleet-runner-{k}", daemon=True)
@@ -75,6 +80,7 @@ class EmbeddedService:
         given = {name: value for name, value in options.items() if value is not None}
         spec = parse_spec({"graph": digest, "feeds": data, **given})
         with self._notifying():
+            self._new = True
             return self._store.submit(spec, time.time())
 
     def plan(
@@ -89,7 +95,7 @@ class EmbeddedService:
     ) -> Plan:
         """The plan of a job that is not run, and what is expected of it on so many workers (by default its own)."""
         count = workers or self.workers or 1
-        return with_outlook(_compiled(graph, _ready(graph, feeds), chunk, cut), count, carry or {})
+        return with_outlook(self._compiled(graph, _ready(graph, feeds), chunk, cut), count, carry or {})
 
     def job_plan(self, id: str) -> Plan:
         """The plan of a job."""
@@ -146,7 +152,35 @@ class EmbeddedService:
         for name, output in (options.get("carry") or {}).items():
             _check_carry(graph, feeds, name, output)
         _unsupported(options)
-        _compiled(graph, feeds, options.get("chunk"), options.get("cut"), memory_limit=self.memory_limit)
+        check = bool(options.get("check_finite"))
+        self._compiled(
+            graph, feeds, options.get("chunk"), options.get("cut"), check_finite=check, memory_limit=self.memory_limit
+        )
+
+    def _compiled(
+        self, graph: Graph, feeds: Feeds, chunk: Mapping[str, int] | None, cut: list[str] | None, **policy: Any
+    ) -> Plan:
+        """The plan, made anew only if none of the latest ones was made for the same."""
+        sizes = bind_sizes(graph, _shapes(feeds))
+        facts = (
+            sizes,
+            dict(chunk or {}),
+            cut,
+            chunk is None,
+            policy.get("check_finite", False),
+            policy.get("memory_limit"),
+        )
+        key = graph.digest, repr(facts)
+        with self._planning:
+            if key in self._plans:
+                self._plans.move_to_end(key)
+                return self._plans[key]
+        made = compile(graph, sizes, cut=cut, chunk=chunk, **policy)
+        with self._planning:
+            self._plans[key] = made
+            while len(self._plans) > PLANS:
+                self._plans.popitem(last=False)
+        return made
 
     def _feed(self, value: Array | Dataset) -> dict[str, Any]:
         if isinstance(value, Dataset):
@@ -160,7 +194,12 @@ class EmbeddedService:
         graph = wire.load(self._blobs.get(spec.graph))
         feeds = {name: self._value(feed) for name, feed in spec.feeds.items()}
         cut = None if spec.cut is None else list(spec.cut)
-        return Prepared(_compiled(graph, feeds, spec.chunk, cut, check_finite=spec.check_finite), feeds)
+        return Prepared(
+            self._compiled(
+                graph, feeds, spec.chunk, cut, check_finite=spec.check_finite, memory_limit=self.memory_limit
+            ),
+            feeds,
+        )
 
     def _value(self, feed: ArrayFeed | DatasetFeed) -> Array | Dataset:
         if isinstance(feed, DatasetFeed):
@@ -185,15 +224,18 @@ class EmbeddedService:
                 self._broken(id, error)
             with self._changed:
                 self._running.discard(id)
+                self._new = True
 
     def _next(self) -> str | None:
         with self._changed:
             while not self._closing:
-                waiting = [record.id for record in self._store.unfinished() if record.id not in self._running]
+                waiting = [r.id for r in self._store.unfinished() if r.id not in self._running] if self._new else []
                 if waiting:
                     self._running.add(waiting[0])
                     return waiting[0]
-                self._changed.wait(POLL_SECONDS)
+                self._new = False
+                if not self._changed.wait(POLL_SECONDS):  # now and then a look all the same
+                    self._new = True
         return None
 
     def _broken(self, id: str, error: Exception) -> None:
@@ -241,12 +283,6 @@ def _absolute(url: str) -> str:
 
 def _shapes(feeds: Feeds) -> dict[str, tuple[int, ...]]:
     return {n: open_source(v).shape if isinstance(v, Dataset) else v.shape for n, v in feeds.items()}
-
-
-def _compiled(
-    graph: Graph, feeds: Feeds, chunk: Mapping[str, int] | None, cut: list[str] | None, **policy: Any
-) -> Plan:
-    return compile(graph, bind_sizes(graph, _shapes(feeds)), cut=cut, chunk=chunk, **policy)
 
 
 def _machine_memory() -> int:

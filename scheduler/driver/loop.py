@@ -69,7 +69,7 @@ class JobLoop:
         self._store, self._blobs, self._make_pool, self._prepare = store, blobs, pool, prepare
         self._stop, self._changed, self._clock = stop, changed, clock
         self._commands: deque[Command] = deque()
-        self._asked = 0.0
+        self._asked = self._clock()
 
     def run(self, id: str, runner: str) -> Job:
         """Take a queued or left-over job and perform it."""
@@ -87,7 +87,7 @@ class JobLoop:
                 self._obey(self._commands.popleft())
         finally:
             self._session.release()
-        return self._store.job(id).job
+        return self._job
 
     def _begin(self) -> None:
         spec, prepared = self._record.spec, self._prepare(self._record)
@@ -157,7 +157,8 @@ class JobLoop:
         most = min(spec.steps, (step // every + 1) * every) - step
         done = self._session.advance(most)
         now = self._clock()
-        return [StepDone(now, step + k, attempt, scalars(numbers)) for k, numbers in enumerate(done)]
+        events: list[Event] = [StepDone(now, step + k, attempt, scalars(numbers)) for k, numbers in enumerate(done)]
+        return [*events, self._finish(attempt)] if step + len(done) == spec.steps else events
 
     def _checkpoint(self, step: int) -> Event:
         return Checkpointed(self._clock(), step, self._blobs.put(tensors.write(_plain(self._session.carried()))))
@@ -181,6 +182,7 @@ class JobLoop:
         if appended.job.status.terminal:
             self._commands.clear()
         self._changed()
+        self._job = appended.job
         return appended.job
 
 

@@ -7,10 +7,12 @@ with `durable=True` a power cut too. One Store may be used by several threads; s
 one database. Times and randomness come from the caller.
 """
 
+import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from types import TracebackType
 from typing import Any, Self
 
@@ -244,7 +246,13 @@ def _state(row: Row[Any], history: Sequence[Event] = ()) -> Job:
 
 
 def _record(row: Row[Any]) -> Record:
-    return Record(row.id, row.owner, parse_spec(row.spec), _state(row), row.seq, row.created, row.updated)
+    spec = _spec(json.dumps(row.spec))
+    return Record(row.id, row.owner, spec, _state(row), row.seq, row.created, row.updated)
+
+
+@lru_cache(maxsize=256)
+def _spec(text: str) -> JobSpec:
+    return parse_spec(text)
 
 
 def _event_row(job: str, seq: int, event: Event) -> dict[str, Any]:
