@@ -5,7 +5,7 @@ import platform
 import sys
 from pathlib import Path
 
-from benchmarks import forward, ladder
+from benchmarks import distributed, forward, ladder
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "performance.md"
 
@@ -15,6 +15,13 @@ FORWARD = """## Tangents by reverse mode twice
 it beside forward mode with own rules, in the simplified graph of value and tangent with n = 256. The first row sums
 the first differentiable example of every op. Rules of their own would have to give graphs smaller by a fifth to be
 worth a second table beside the derivatives that each op declares."""
+
+
+DISTRIBUTED = """## Iterations on two workers
+
+An iteration of gradient descent on two Ray workers, beside two bare processes that run the same kernels on the same
+chunks and exchange sums through pipes. A ratio below one comes from exchanging sums between the workers instead of
+through a parent; above one lie the scheduler, the journal and the checks."""
 
 
 def machine() -> str:
@@ -41,6 +48,10 @@ The gradient column of JAX traces the value again. "gradfleet, random" is one ru
 {FORWARD}
 
 {forward.table(forward.measure())}
+
+{DISTRIBUTED}
+
+{distributed.table(distributed.measure())}
 """
 
 

@@ -1,9 +1,8 @@
 """The embedded service behind `connect()`: a SQLite store, blobs, and threads that run jobs.
 
-Several jobs share the workers, step by step; in this process jobs run one after the other. The pool is started with the
-first job. With a directory, jobs outlive the
-service: one that did not end is taken up by the next service on the same directory. `close` stops after the
-step under way, and stops only what this service started.
+Several jobs share the workers, call by call; in this process jobs run one after the other. The pool is started with the
+first job. With a directory, jobs outlive the service: one that did not end is taken up by the next service on the same
+directory. `close` stops jobs before their next chunk, and stops only what this service started.
 """
 
 import os
