@@ -122,7 +122,7 @@ class Mesh:
 
     def drain(self, stopped: Callable[[], bool]) -> None:
         """Write all that is queued; Stopped is for the caller to raise when it returns early."""
-        while any(link.out for link in self._open_links) and not stopped():
+        while self._push() and not stopped():
             self._progress(POLL_SECONDS)
 
     def receive(self, peer: Address, tag: Tag, stopped: Callable[[], bool]) -> Array | None:
@@ -199,6 +199,12 @@ class Mesh:
 
     # ---- writing ----
 
+    def _push(self) -> list[_Link]:
+        """Write what the sockets take; the connections that have more to write."""
+        for link in list(self._open_links):
+            self._guarded(link, self._write)
+        return [link for link in self._open_links if link.out]
+
     def _queue(
         self,
         link: _Link,
@@ -230,9 +236,7 @@ class Mesh:
     # ---- reading ----
 
     def _progress(self, timeout: float) -> None:
-        for link in list(self._open_links):
-            self._guarded(link, self._write)
-        writing = [link for link in self._open_links if link.out]
+        writing = self._push()
         for link in writing:
             self._selector.modify(link.socket, selectors.EVENT_READ | selectors.EVENT_WRITE, link)
         for key, _ in self._selector.select(timeout):
