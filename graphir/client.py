@@ -43,6 +43,8 @@ class Service(Protocol):
         chunk: Mapping[str, int] | None = None,
         cut: list[str] | None = None,
         carry: Mapping[str, str] | None = None,
+        batch: int | Mapping[str, int] | None = None,
+        shuffle: int | bool = True,
         workers: int | None = None,
     ) -> Any:
         """The plan of a job that is not run."""
@@ -172,7 +174,9 @@ class Client:
         chunk: Mapping[str, int] | None = None,
         carry: Mapping[str, str] | None = None,
         steps: int = 1,
-        batch: int | None = None,
+        epochs: int | None = None,
+        batch: int | Mapping[str, int] | None = None,
+        shuffle: int | bool = True,
         checkpoint_every: int | None = None,
         backend: str = "numpy",
         reproducible: bool = True,
@@ -182,13 +186,21 @@ class Client:
         name: str | None = None,
         key: str | None = None,
     ) -> Job:
-        """Send a job; what is wrong with graph, feeds or options is raised here."""
+        """Send a job; what is wrong with graph, feeds or options is raised here.
+
+        batch: rows of a named dimension that each step takes, such as {"n": 256} (a number if only one dimension is named);
+        `n` is then the size of the batch for the graph. Every input with that dimension is batched, so a carried one may
+        not have it. shuffle: the seed of the order of rows, which is another one in each epoch and a function of seed and
+        epoch alone (True: seed 0; False: in order). Rows that do not fill a batch are left out of their epoch. epochs: how often
+        to go over the rows, instead of steps.
+        """
         options = {
             "fetch": None if fetch is None else list(fetch),
             "cut": None if cut is None else list(cut),
             "chunk": None if chunk is None else dict(chunk),
             "carry": None if carry is None else dict(carry),
-            "steps": steps, "batch": batch, "checkpoint_every": checkpoint_every, "backend": backend,
+            "steps": steps, "epochs": epochs, "batch": dict(batch) if isinstance(batch, Mapping) else batch,
+            "shuffle": shuffle, "checkpoint_every": checkpoint_every, "backend": backend,
             "reproducible": reproducible, "check_finite": check_finite, "deadline": None if deadline is None else float(deadline),
             "retries": retries, "name": name, "key": key,
         }  # fmt: skip
@@ -208,13 +220,17 @@ class Client:
         chunk: Mapping[str, int] | None = None,
         cut: Sequence[str] | None = None,
         carry: Mapping[str, str] | None = None,
+        batch: int | Mapping[str, int] | None = None,
+        shuffle: int | bool = True,
     ) -> Any:
         """How a job would be cut, and what is expected of an iteration on so many workers: time, bytes sent, memory.
 
         The plan itself is the same for any number of workers.
         """
         listed = None if cut is None else list(cut)
-        return self.service.plan(graph, feeds, chunk=chunk, cut=listed, carry=carry, workers=workers)
+        return self.service.plan(
+            graph, feeds, chunk=chunk, cut=listed, carry=carry, batch=batch, shuffle=shuffle, workers=workers
+        )
 
     def jobs(self) -> list[Job]:
         """The latest jobs, the latest first."""

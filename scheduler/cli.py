@@ -48,6 +48,13 @@ feed_option = click.option(
     help="NAME=FILE or NAME=FILE:COLUMN (.npy, .npz, .safetensors)",
 )
 chunk_option = click.option("--chunk", type=_Pair(), multiple=True, help="SIZE=ROWS, such as n=65536")
+batch_option = click.option(
+    "--batch", type=_Pair(), multiple=True, help="SIZE=ROWS that an iteration takes, such as n=256"
+)
+shuffle_option = click.option(
+    "--shuffle", default=0, show_default=True, type=click.IntRange(0), help="the seed of the order of rows in batches"
+)
+in_order_option = click.option("--in-order", is_flag=True, help="take the rows of batches in order, not shuffled")
 json_option = click.option("--json", "as_json", is_flag=True, help="print JSON for machines")
 
 
@@ -71,7 +78,11 @@ def demo(workers: int, steps: int, output: Path | None, data: Path) -> None:
 @graph_argument
 @feed_option
 @chunk_option
+@batch_option
+@shuffle_option
+@in_order_option
 @click.option("--steps", default=1, show_default=True, type=click.IntRange(1))
+@click.option("--epochs", type=click.IntRange(1), help="passes over the rows in batches, instead of --steps")
 @click.option("--carry", type=_Pair(), multiple=True, help="INPUT=OUTPUT that is fed back at each step")
 @click.option("--workers", type=click.IntRange(1), help="by default one a core")
 @click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="a .safetensors file")
@@ -80,7 +91,11 @@ def run(
     graph: Path,
     feeds: Pairs,
     chunk: Pairs,
+    batch: Pairs,
+    shuffle: int,
+    in_order: bool,
     steps: int,
+    epochs: int | None,
     carry: Pairs,
     workers: int | None,
     output: Path | None,
@@ -94,7 +109,10 @@ def run(
             _feeds(loaded, feeds),
             carry=dict(carry),
             steps=steps,
-            chunk=_chunks(chunk),
+            epochs=epochs,
+            batch=_rows(batch),
+            shuffle=False if in_order else shuffle,
+            chunk=_rows(chunk),
             name=graph.stem,
         )
         job.progress()
@@ -147,13 +165,14 @@ def show(graph: Path, svg: Path | None, as_json: bool) -> None:
 @graph_argument
 @feed_option
 @chunk_option
+@batch_option
 @click.option("--workers", default=2, show_default=True, type=click.IntRange(1))
 @json_option
-def plan(graph: Path, feeds: Pairs, chunk: Pairs, workers: int, as_json: bool) -> None:
+def plan(graph: Path, feeds: Pairs, chunk: Pairs, batch: Pairs, workers: int, as_json: bool) -> None:
     """Explain how a graph would be cut and run, without running it."""
     loaded = _load(graph)
     with gi.connect(workers=workers) as client:
-        made = client.plan(loaded, _feeds(loaded, feeds), workers=workers, chunk=_chunks(chunk))
+        made = client.plan(loaded, _feeds(loaded, feeds), workers=workers, chunk=_rows(chunk), batch=_rows(batch))
     text = made.to_text()
     click.echo(json.dumps({"stages": made.stages, "chunks": made.chunks, "text": text}) if as_json else text)
 
@@ -188,7 +207,7 @@ def simulate(
     """Say what an iteration would take on an imagined cluster, without running it."""
     loaded = _load(graph)
     with gi.connect(workers=0) as client:
-        made = client.plan(loaded, _feeds(loaded, feeds), chunk=_chunks(chunk))
+        made = client.plan(loaded, _feeds(loaded, feeds), chunk=_rows(chunk))
     rates = replace(DEFAULT, network=network * 1e9, message=latency * 1e-3)
     ranks = ranks_for(made, workers)
     begun = time.perf_counter()
@@ -228,11 +247,11 @@ def _has_column(place: str) -> bool:
     return not Path(place).exists() and ":" in place
 
 
-def _chunks(pairs: Pairs) -> dict[str, int] | None:
+def _rows(pairs: Pairs) -> dict[str, int] | None:
     try:
         return {name: int(rows) for name, rows in pairs} or None
     except ValueError:
-        raise click.BadParameter("a chunk is SIZE=ROWS with a whole number of rows") from None
+        raise click.BadParameter("a chunk and a batch are SIZE=ROWS with a whole number of rows") from None
 
 
 def main() -> None:

@@ -14,6 +14,7 @@ import traceback
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from scheduler.driver.inline import InlinePool
 from scheduler.driver.loop import JobLoop, Prepared
 from scheduler.driver.pool import Feeds, Pool
 from scheduler.driver.ray import RayPool
+from scheduler.job.batching import minibatch, resolved
 from scheduler.job.blobs import Blobs
 from scheduler.job.events import CancelRequested, TaskFailed, event_to_json
 from scheduler.job.spec import ArrayFeed, DatasetFeed, SpecError, parse_spec
@@ -37,6 +39,7 @@ from scheduler.outlook import with_outlook
 from scheduler.pipeline import compile
 from scheduler.plan import Plan
 from workers.data import open_source
+from workers.minibatch import Minibatch
 
 POLL_SECONDS = 0.5
 AT_ONCE = 4
@@ -73,11 +76,12 @@ class EmbeddedService:
     def submit(self, graph: Graph, feeds: Mapping[str, Any], options: Mapping[str, Any]) -> str:
         """Check a job as far as possible without running it, keep it, and return its id."""
         ready = _ready(graph, feeds)
-        self._check(graph, ready, options)
+        sizes = bind_sizes(graph, _shapes(ready))
+        options = resolved(graph, sizes, options)
+        self._check(graph, ready, sizes, options)
         data = {name: self._feed(value) for name, value in ready.items()}
         digest = self._blobs.put(wire.dump(graph))
-        given = {name: value for name, value in options.items() if value is not None}
-        spec = parse_spec({"graph": digest, "feeds": data, **given})
+        spec = parse_spec({"graph": digest, "feeds": data, **options})
         with self._notifying():
             self._new = True
             return self._store.submit(spec, time.time())
@@ -90,11 +94,16 @@ class EmbeddedService:
         chunk: Mapping[str, int] | None = None,
         cut: list[str] | None = None,
         carry: Mapping[str, str] | None = None,
+        batch: int | Mapping[str, int] | None = None,
+        shuffle: int | bool | str = True,
         workers: int | None = None,
     ) -> Plan:
         """The plan of a job that is not run, and what is expected of it on so many workers (by default its own)."""
-        count = workers or self.workers or 1
-        return with_outlook(self._compiled(graph, _ready(graph, feeds), chunk, cut), count, carry or {})
+        ready, carry = _ready(graph, feeds), dict(carry or {})
+        sizes = bind_sizes(graph, _shapes(ready))
+        given = resolved(graph, sizes, {"batch": batch, "shuffle": shuffle, "carry": carry})
+        made = self._compiled(graph, sizes, chunk, cut, _batch(graph, sizes, given))
+        return with_outlook(made, workers or self.workers or 1, carry)
 
     def job_plan(self, id: str) -> Plan:
         """The plan of a job."""
@@ -144,25 +153,38 @@ class EmbeddedService:
         if self._temporary:
             shutil.rmtree(self.directory, ignore_errors=True)
 
-    def _check(self, graph: Graph, feeds: Feeds, options: Mapping[str, Any]) -> None:
+    def _check(self, graph: Graph, feeds: Feeds, sizes: Mapping[str, int], options: Mapping[str, Any]) -> None:
         for name in options.get("fetch") or ():
             if name not in graph.outputs:
                 raise SpecError(f"fetch names {name!r}; the graph's outputs are {list(graph.outputs)}")
-        for name, output in (options.get("carry") or {}).items():
+        for name, output in options.get("carry", {}).items():
             _check_carry(graph, feeds, name, output)
         _unsupported(options)
-        check = bool(options.get("check_finite"))
+        batch, check = _batch(graph, sizes, options), bool(options.get("check_finite"))
         self._compiled(
-            graph, feeds, options.get("chunk"), options.get("cut"), check_finite=check, memory_limit=self.memory_limit
+            graph,
+            sizes,
+            options.get("chunk"),
+            options.get("cut"),
+            batch,
+            check_finite=check,
+            memory_limit=self.memory_limit,
         )
 
     def _compiled(
-        self, graph: Graph, feeds: Feeds, chunk: Mapping[str, int] | None, cut: list[str] | None, **policy: Any
+        self,
+        graph: Graph,
+        sizes: Mapping[str, int],
+        chunk: Mapping[str, int] | None,
+        cut: list[str] | None,
+        batch: Minibatch | None,
+        **policy: Any,
     ) -> Plan:
-        """The plan, made anew only if none of the latest ones was made for the same."""
-        sizes = bind_sizes(graph, _shapes(feeds))
+        """The plan, made anew only if none of the latest ones was made for the same; its rows are those of the batch."""
+        if batch is not None:
+            sizes = {**sizes, batch.dim: batch.size}
         facts = (
-            sizes,
+            dict(sizes),
             dict(chunk or {}),
             cut,
             chunk is None,
@@ -171,15 +193,15 @@ class EmbeddedService:
         )
         key = graph.digest, repr(facts)
         with self._planning:
-            if key in self._plans:
-                self._plans.move_to_end(key)
-                return self._plans[key]
-        made = compile(graph, sizes, cut=cut, chunk=chunk, **policy)
+            made = self._plans.get(key)
+        if made is None:
+            made = compile(graph, sizes, cut=cut, chunk=chunk, **policy)
         with self._planning:
             self._plans[key] = made
+            self._plans.move_to_end(key)
             while len(self._plans) > PLANS:
                 self._plans.popitem(last=False)
-        return made
+        return replace(made, batch=batch)
 
     def _feed(self, value: Array | Dataset) -> dict[str, Any]:
         if isinstance(value, Dataset):
@@ -193,12 +215,11 @@ class EmbeddedService:
         graph = wire.load(self._blobs.get(spec.graph))
         feeds = {name: self._value(feed) for name, feed in spec.feeds.items()}
         cut = None if spec.cut is None else list(spec.cut)
-        return Prepared(
-            self._compiled(
-                graph, feeds, spec.chunk, cut, check_finite=spec.check_finite, memory_limit=self.memory_limit
-            ),
-            feeds,
-        )
+        sizes = bind_sizes(graph, _shapes(feeds))
+        batch = minibatch(graph, sizes, spec.batch, spec.shuffle, spec.carry)
+        check, limit = spec.check_finite, self.memory_limit
+        plan = self._compiled(graph, sizes, spec.chunk, cut, batch, check_finite=check, memory_limit=limit)
+        return Prepared(plan, feeds)
 
     def _value(self, feed: ArrayFeed | DatasetFeed) -> Array | Dataset:
         if isinstance(feed, DatasetFeed):
@@ -284,6 +305,10 @@ def _shapes(feeds: Feeds) -> dict[str, tuple[int, ...]]:
     return {n: open_source(v).shape if isinstance(v, Dataset) else v.shape for n, v in feeds.items()}
 
 
+def _batch(graph: Graph, sizes: Mapping[str, int], options: Mapping[str, Any]) -> Minibatch | None:
+    return minibatch(graph, sizes, options.get("batch"), options.get("shuffle", 0), options.get("carry", {}))
+
+
 def _machine_memory() -> int:
     """The bytes of main memory that this machine has."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -302,7 +327,5 @@ def _check_carry(graph: Graph, feeds: Feeds, name: str, output: str) -> None:
 
 
 def _unsupported(options: Mapping[str, Any]) -> None:
-    if options.get("batch") is not None:
-        raise SpecError("batch= is not in this version; feed batches as separate jobs")
     if options.get("backend", "numpy") != "numpy":
         raise SpecError(f"backend {options['backend']!r} is not in this version; use 'numpy'")

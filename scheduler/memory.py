@@ -33,7 +33,21 @@ class _Bound:
         """Feeds and the carried values of some calls; outputs that are kept."""
         feeds = sum(self._held(name) for name in self.plan.graph.inputs if name in self.plan.values)
         carried = sum(self._held(name) for name in self.carry) * (KEPT_STATES + 1)
-        return feeds + carried + sum(self._held(value) for value in dict.fromkeys(self.plan.outputs.values()))
+        return (
+            feeds
+            + self._batched()
+            + carried
+            + sum(self._held(value) for value in dict.fromkeys(self.plan.outputs.values()))
+        )
+
+    def _batched(self) -> int:
+        """Feeds from which batches are taken, beside the batch, and the order of their rows."""
+        batch = self.plan.batch
+        if batch is None:
+            return 0
+        sizes = {**self.plan.sizes, batch.dim: batch.total}
+        inputs = self.plan.graph.inputs
+        return batch.order_bytes + sum(value_bytes(inputs[n].type, sizes) for n in batch.axes if n in inputs)
 
     def step(self, number: int, step: Step) -> int:
         """Values that wait for this step or later ones, what the step makes, and the peak inside its program."""

@@ -60,6 +60,7 @@ def _unplaced(plan: Plan, carry: Mapping[str, str], wanted: Collection[str]) -> 
         tuple(dict.fromkeys(plan.outputs[name] for name in wanted)),
         numbers,
         plan.check_finite,
+        plan.batch,
     )
 
 

@@ -12,6 +12,7 @@ from typing import Literal, TypeAlias
 
 from graphir.graph import Graph
 from graphir.types import TensorType
+from workers.minibatch import Minibatch
 
 Layout: TypeAlias = Literal["whole", "shard", "partial"]
 Kind: TypeAlias = Literal["map", "combine", "single"]
@@ -63,7 +64,8 @@ class Plan:
 
     A graph input is a value under its own name, other values are "%3" and the like. outputs: value id of each graph output, whole or shard
     (a shard output is gathered by the driver). borders: chunk k covers borders[k]:borders[k + 1] of `cut`.
-    outlook: what is expected of a run on the workers that were asked about.
+    outlook: what is expected of a run on the workers that were asked about. batch: the rows that an iteration takes; the plan is
+    one for their number.
     """
 
     graph: Graph
@@ -76,6 +78,7 @@ class Plan:
     notes: tuple[str, ...] = field(default=())
     check_finite: bool = False
     outlook: tuple[str, ...] = ()
+    batch: Minibatch | None = None
 
     @property
     def chunks(self) -> int:
@@ -102,7 +105,11 @@ class Plan:
 
 def explain(plan: Plan) -> str:
     """A text fit for a bug report: cut, chunks, stages, bytes between steps, and what is not cut and why."""
-    lines = [_cut(plan), f"{len(plan.graph)} nodes in {len(plan.steps)} steps, {plan.stages} map stage(s):"]
+    lines = [
+        *_batch(plan),
+        _cut(plan),
+        f"{len(plan.graph)} nodes in {len(plan.steps)} steps, {plan.stages} map stage(s):",
+    ]
     reasons = {step.stage: _reason(plan, step) for step in plan.steps if step.kind == "map"}
     for step in plan.steps:
         lines.append(f"  {_step(plan, step)}")
@@ -110,6 +117,18 @@ def explain(plan: Plan) -> str:
             lines.append(f"      a new stage because {reasons[step.stage]}")
     lines += [f"  {note.splitlines()[0]}" for note in plan.notes]
     return "\n".join([*lines, *plan.outlook])
+
+
+def _batch(plan: Plan) -> list[str]:
+    if plan.batch is None:
+        return []
+    batch = plan.batch
+    order = "in order" if batch.seed is None else f"shuffled anew in each epoch, with seed {batch.seed}"
+    rest = f", {batch.total % batch.size} left out" if batch.total % batch.size else ""
+    return [
+        f"an iteration takes {batch.size} of {batch.total} rows of {batch.dim!r}, {order}; {batch.steps} iteration(s) an epoch{rest}",
+        f"every worker holds all of {', '.join(map(repr, batch.axes))}, or maps its file",
+    ]
 
 
 def _cut(plan: Plan) -> str:

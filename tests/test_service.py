@@ -215,7 +215,7 @@ def test_wrong_feeds_are_refused_at_submission(client: Client, change: Feeds, er
         {"carry": {"w": "b_next"}},
         {"fetch": ["nothing"]},
         {"steps": 0},
-        {"batch": 10},
+        {"batch": ROWS + 1},
         {"backend": "other"},
     ],
 )

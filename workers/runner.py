@@ -18,6 +18,7 @@ from workers import blas
 from workers.executor import Executor
 from workers.feed import Feed, part
 from workers.mesh import Address, Mesh
+from workers.minibatch import Order
 from workers.route import Route
 from workers.tree import Tree
 from workers.work import EVERYWHERE, StepWork, Work
@@ -50,12 +51,14 @@ class Runner:
         self._executors = {digest: Executor(program) for digest, program in programs.items()}
         self.stopped = stopped
         self._feeds: dict[str, Feed] = {}
+        self._order = None if work.batch is None else Order(work.batch)
         self._states: OrderedDict[int, dict[str, Kept]] = OrderedDict()
         self._kept: dict[str, Kept] = {}
 
     def hold(self, name: str, value: Array | Dataset, dtype: str, begin: int = 0, total: int | None = None) -> None:
         """Keep a feed for the whole job, as `Feed` takes it; of a dataset, rows are read when they are needed."""
-        self._feeds[name] = Feed(value, dtype, begin, total)
+        batched = self.work.batch.axes.get(name, ()) if self.work.batch else ()
+        self._feeds[name] = Feed(value, dtype, begin, total, batched)
 
     def restore(self, step: int, carried: Mapping[str, Array]) -> None:
         """Set the whole carried values before a step."""
@@ -70,6 +73,7 @@ class Runner:
         numbers = []
         with blas.threads(1):
             for turn in range(count):
+                self._turn(step + turn)
                 iteration = _Iteration(self, ticket, turn, carried)
                 carried = iteration.perform()
                 numbers.append(iteration.numbers())
@@ -88,6 +92,13 @@ class Runner:
     def outputs(self) -> dict[str, Kept]:
         """The values to keep of the last iteration as far as they are here."""
         return dict(self._kept)
+
+    def _turn(self, step: int) -> None:
+        """Let feeds give the rows of an iteration's batch."""
+        if self._order is not None and self.work.batch is not None:
+            rows = self._order.rows(step)
+            for name in self.work.batch.axes:
+                self._feeds[name].turn(rows)
 
     def _own_part(self, name: str, value: Array) -> Kept:
         if self.route.carried_whole(name):
@@ -284,8 +295,7 @@ class _Iteration:
             if known is not None:
                 return self.runner.chunk_of(known, along, chunk)
             feed = self.runner.feed(value)
-            size = feed.rows(along) if axis is None else feed.whole().shape[along]
-            return feed.slice(along, *self.runner.span(chunk, size))
+            return feed.slice(along, *self.runner.span(chunk, feed.rows(along)))
         return self._whole(value)
 
     def _carried(self, name: str, value: str) -> Kept:

@@ -7,6 +7,8 @@ performed by one rank or by all of them (`EVERYWHERE`), so that nobody waits for
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from workers.minibatch import Minibatch
+
 EVERYWHERE = -1
 """The rank of a step that every rank performs for itself."""
 
@@ -28,7 +30,7 @@ class Work:
 
     shards: the cut axis of shard values. partials: those that a combine step joins. carry: the value that each carried input
     has in the next iteration. keep: values among the outputs that somebody may ask for after an iteration, at rank 0
-    unless they are shards. numbers: outputs to report after every iteration, with their values.
+    unless they are shards. numbers: outputs to report after every iteration, with their values. batch: the rows of an iteration.
     """
 
     sizes: dict[str, int]
@@ -42,6 +44,7 @@ class Work:
     keep: tuple[str, ...] = ()
     numbers: Mapping[str, str] = field(default_factory=dict)
     check_finite: bool = False
+    batch: Minibatch | None = None
 
     @property
     def chunks(self) -> int:

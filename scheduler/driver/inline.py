@@ -52,8 +52,9 @@ class InlineSession:
         except GraphError as error:
             raise task_error(error, NAME) from error
 
-    def restore(self, carried: Mapping[str, Array]) -> None:
-        """Set the carried values."""
+    def restore(self, carried: Mapping[str, Array], step: int) -> None:
+        """Set the carried values before a step."""
+        self._step = step
         self._runner.restore(self._step, carried)
 
     def advance(self, most: int) -> list[dict[str, float]]:

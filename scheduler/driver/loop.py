@@ -100,8 +100,8 @@ class JobLoop:
 
     def _obey(self, command: Command) -> None:
         match command:
-            case Restore(_, blob):
-                self._session.restore(self._start(blob))
+            case Restore(step, blob):
+                self._session.restore(self._start(blob), step)
             case RunStep(step, attempt):
                 self._attempt(attempt, lambda: self._steps(step, attempt))
             case SaveCheckpoint(step):

@@ -69,8 +69,8 @@ def task_error(error: BaseException, worker: str, trace: str | None = None) -> T
 class Session(Protocol):
     """One job on a pool."""
 
-    def restore(self, carried: Mapping[str, Array]) -> None:
-        """Set the carried values."""
+    def restore(self, carried: Mapping[str, Array], step: int) -> None:
+        """Set the carried values before a step, from which iterations go on."""
 
     def advance(self, most: int) -> list[dict[str, float]]:
         """Perform at least one and at most `most` iterations; the 0-d float outputs of each.

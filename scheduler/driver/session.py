@@ -97,10 +97,10 @@ class RaySession:
         for rank in range(ranks):
             self._setup(rank)
 
-    def restore(self, carried: Mapping[str, Array]) -> None:
-        """Set the carried values."""
+    def restore(self, carried: Mapping[str, Array], step: int) -> None:
+        """Set the carried values before a step."""
         self._initial = {name: ray.put(value) for name, value in carried.items()}
-        self._restored = self._done
+        self._restored = self._done = step
         self._restore_all(self._initial)
 
     def advance(self, most: int) -> list[dict[str, float]]:
@@ -178,7 +178,13 @@ class RaySession:
         if isinstance(feed, Dataset) or not feed.shape:
             return 0, None, feed
         begin, end = 0, feed.shape[0]
-        if self._work.shards.get(name) == 0 and name not in self._route.gathers and name not in self._work.keep:
+        batched = self._work.batch is not None and name in self._work.batch.axes
+        if (
+            not batched
+            and self._work.shards.get(name) == 0
+            and name not in self._route.gathers
+            and name not in self._work.keep
+        ):
             scale = end // self._work.borders[-1]
             begin, end = (self._work.borders[chunk] * scale for chunk in self._route.range(rank))
         key = name, begin, end

@@ -35,6 +35,9 @@ MAX_RETRIES = 1000
 MAX_SIZE = 2**48
 MAX_FEED_BYTES = 2**40
 MAX_DEADLINE = 366 * 24 * 3600.0
+MAX_SEED = 2**64 - 1
+IN_ORDER = "in order"
+"""The shuffle that is none."""
 
 ITEM_BYTES: Mapping[str, int] = {
     "bool": 1, "int8": 1, "uint8": 1, "int16": 2, "uint16": 2, "float16": 2, "int32": 4, "uint32": 4,
@@ -115,7 +118,8 @@ class JobSpec(_Model):
     """One job. `None` means that the service decides, from the graph and the data alone.
 
     `cut=()` forbids cutting. `deadline` counts seconds from submission. `key` makes submission
-    idempotent. `carry` feeds an output (value) back as an input (name) in the next step.
+    idempotent. `carry` feeds an output (value) back as an input (name) in the next step. `batch`: rows of one dimension in
+    each step, chosen by the seed `shuffle`, or in order.
     """
 
     graph: Digest
@@ -125,7 +129,8 @@ class JobSpec(_Model):
     chunk: Annotated[dict[Name, Count], Field(max_length=MAX_DIMS)] | None = None
     carry: Annotated[dict[Name, Name], Field(max_length=MAX_FEEDS)] = {}
     steps: Annotated[int, Field(strict=True, ge=1, le=MAX_STEPS)] = 1
-    batch: Count | None = None
+    batch: Annotated[dict[Name, Count], Field(min_length=1, max_length=1)] | None = None
+    shuffle: Annotated[int, Field(strict=True, ge=0, le=MAX_SEED)] | Literal["in order"] = 0
     checkpoint_every: Annotated[int, Field(strict=True, ge=1, le=MAX_STEPS)] | None = None
     backend: Annotated[str, StringConstraints(max_length=64, pattern=r"^[a-z][a-z0-9_.-]*$")] = "numpy"
     reproducible: Annotated[bool, Field(strict=True)] = True
