@@ -90,6 +90,10 @@ class DatasetError(GraphError):
     """A dataset cannot be read as asked."""
 
 
+class DatasetUnavailable(DatasetError):
+    """A dataset's storage does not answer; it may do so later."""
+
+
 class PlanError(GraphError):
     """A graph cannot be partitioned or planned as asked."""
 

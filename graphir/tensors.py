@@ -62,12 +62,12 @@ class Entry(NamedTuple):
 class Tensors(Mapping[str, Array]):
     """The tensors of one safetensors file, each made on first use as a view of the bytes."""
 
-    __slots__ = ("_arrays", "_data", "_source", "_start", "entries", "metadata")
+    __slots__ = ("_arrays", "_data", "_source", "entries", "metadata", "start")
 
     def __init__(
         self, data: memoryview, start: int, entries: dict[str, Entry], metadata: dict[str, str], source: str
     ) -> None:
-        self._data, self._start, self._source = data, start, source
+        self._data, self.start, self._source = data, start, source
         self._arrays: dict[str, Array] = {}
         self.entries = entries
         self.metadata = metadata
@@ -96,18 +96,22 @@ class Tensors(Mapping[str, Array]):
 
     def offset(self, name: str) -> int:
         """Where the tensor's bytes begin, counted from the start of the file."""
-        return self._start + self.entries[name].begin
+        return self.start + self.entries[name].begin
+
+    def dtype(self, name: str) -> np.dtype[Any]:
+        """The tensor's dtype as it is stored; FormatError if numpy has none like it."""
+        code = self.entries[name].code
+        dtype = _STORED.get(code)
+        if dtype is None:
+            raise FormatError(
+                f"{self._source}: tensor {name!r} has dtype {code}, which numpy does not have; "
+                "convert it to F32 or F16 before saving"
+            )
+        return dtype
 
     def view(self, name: str) -> Array:
         """The bytes as they lie: perhaps misaligned, bools unchecked, and never a copy."""
-        entry = self.entries[name]
-        dtype = _STORED.get(entry.code)
-        if dtype is None:
-            raise FormatError(
-                f"{self._source}: tensor {name!r} has dtype {entry.code}, which numpy does not have; "
-                "convert it to F32 or F16 before saving"
-            )
-        return np.ndarray(entry.shape, dtype, buffer=self._data, offset=self.offset(name))
+        return np.ndarray(self.entries[name].shape, self.dtype(name), buffer=self._data, offset=self.offset(name))
 
     def _checked(self, name: str) -> Array:
         view = self.view(name)
@@ -131,12 +135,20 @@ def read(
 ) -> Tensors:
     """Check the header and give views of `data`; `source` names the data in error messages."""
     view = memoryview(data).toreadonly().cast("B")
-    start = _header_end(view, max_header, source)
-    header = _parse(bytes(view[8:start]), source)
+    head = read_header(lambda begin, end: view[begin:end], len(view), max_header=max_header, source=source)
+    return Tensors(view, head.start, head.entries, head.metadata, source)
+
+
+def read_header(
+    fetch: Callable[[int, int], memoryview], size: int, *, max_header: int = MAX_HEADER, source: str
+) -> Tensors:
+    """Check the header of `size` bytes of which `fetch` gives parts; the tensors have types and offsets but no views."""
+    start = _header_end(fetch(0, min(size, 8)), size, max_header, source)
+    header = _parse(bytes(fetch(8, start)), source)
     metadata = _metadata(header.pop(METADATA, {}), source)
     entries = {name: _entry(name, value, source) for name, value in header.items()}
-    _check_cover(entries, start, len(view) - start, source)
-    return Tensors(view, start, entries, metadata, source)
+    _check_cover(entries, start, size - start, source)
+    return Tensors(memoryview(b""), start, entries, metadata, source)
 
 
 def open_file(path: Path, *, max_header: int = MAX_HEADER) -> Tensors:
@@ -160,11 +172,10 @@ def map_file(path: Path) -> tuple[memoryview, os.stat_result]:
         os.close(descriptor)
 
 
-def _header_end(view: memoryview, max_header: int, source: str) -> int:
-    size = len(view)
+def _header_end(first: memoryview, size: int, max_header: int, source: str) -> int:
     if size < 8:
         raise FormatError(f"{source}: {size} bytes cannot hold a header length; is the file truncated?")
-    length = int.from_bytes(view[:8], "little")
+    length = int.from_bytes(first, "little")
     if length > max_header:
         raise LimitError(
             f"{source}: the first 8 bytes announce a header of {length} bytes (the file has {size}), over "

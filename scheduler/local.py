@@ -38,7 +38,7 @@ from scheduler.job.store import Record, Store
 from scheduler.outlook import with_outlook
 from scheduler.pipeline import compile
 from scheduler.plan import Plan
-from workers.data import open_source
+from workers.data import open_source, take
 from workers.minibatch import Minibatch
 
 POLL_SECONDS = 0.5
@@ -223,7 +223,7 @@ class EmbeddedService:
 
     def _value(self, feed: ArrayFeed | DatasetFeed) -> Array | Dataset:
         if isinstance(feed, DatasetFeed):
-            return Dataset(feed.url, feed.column)
+            return feed.dataset()
         dtype = np.dtype(feed.dtype).newbyteorder("<")
         return np.frombuffer(self._blobs.view(feed.blob), dtype).reshape(feed.shape)
 
@@ -290,15 +290,11 @@ def _ready(graph: Graph, feeds: Mapping[str, Any]) -> dict[str, Array | Dataset]
     for name, node in graph.inputs.items():
         value = feeds[name]
         if isinstance(value, Dataset):
-            value = Dataset(_absolute(value.url), value.column)
+            value = take(value)
             convert(name, np.empty(0, open_source(value).dtype), node.type)
         ready[name] = value if isinstance(value, Dataset) else convert(name, value, node.type)
     bind_sizes(graph, _shapes(ready))
     return ready
-
-
-def _absolute(url: str) -> str:
-    return url if "://" in url else os.path.abspath(url)
 
 
 def _shapes(feeds: Feeds) -> dict[str, tuple[int, ...]]:

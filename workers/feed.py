@@ -46,6 +46,11 @@ class Feed:
             return len(self._batch)
         return self._total if axis == 0 and self._total is not None else self._value.shape[axis]
 
+    def verify(self) -> None:
+        """Raise if what was read of a dataset is a view of a file that has changed since."""
+        if isinstance(self._value, Source):
+            self._value.verify()
+
     def slice(self, axis: int, begin: int, end: int) -> Array:
         """A part along an axis."""
         key = axis, begin, end

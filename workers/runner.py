@@ -80,6 +80,8 @@ class Runner:
                 self._kept = iteration.kept()
             if self._mesh is not None:
                 self._mesh.drain(self.stopped)
+        for feed in self._feeds.values():
+            feed.verify()
         self._states[step + count] = carried
         while len(self._states) > KEPT_STATES:
             self._states.popitem(last=False)

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from graphir.errors import FormatError, GraphError, ServiceUnavailable
+from graphir.errors import DatasetUnavailable, FormatError, GraphError, ServiceUnavailable
 from scheduler.job.codec import from_json, to_json
 
 MAX_MESSAGE = 4_000
@@ -37,7 +37,7 @@ def clip(text: str, limit: int) -> str:
 
 def is_deterministic(error: BaseException) -> bool:
     """Whether the same task would fail again: it broke a rule of ours, with the same graph and data."""
-    return isinstance(error, GraphError) and not isinstance(error, ServiceUnavailable)
+    return isinstance(error, GraphError) and not isinstance(error, DatasetUnavailable | ServiceUnavailable)
 
 
 @dataclass(frozen=True, slots=True)

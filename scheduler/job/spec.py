@@ -23,6 +23,7 @@ from pydantic import (
     model_validator,
 )
 
+from graphir.dataset import Dataset
 from graphir.errors import GraphError, LimitError
 
 MAX_SPEC_BYTES = 8 * 2**20
@@ -30,6 +31,7 @@ MAX_FEEDS = 4096
 MAX_NAMES = 4096
 MAX_DIMS = 64
 MAX_RANK = 32
+MAX_FILES = 10_000
 MAX_STEPS = 10**9
 MAX_RETRIES = 1000
 MAX_SIZE = 2**48
@@ -101,12 +103,34 @@ class ArrayFeed(_Model):
         return self
 
 
+class FileFacts(_Model):
+    """One file of a dataset as it was found at submission."""
+
+    url: Url
+    size: Size
+    tag: Annotated[str, StringConstraints(max_length=1024, pattern=r"^[^\x00-\x1f\x7f]*$")]
+    rows: Size
+
+
+class SnapshotFacts(_Model):
+    """What a dataset was found to hold at submission."""
+
+    dtype: DTypeName
+    shape: Annotated[tuple[Size, ...], Field(max_length=MAX_RANK)]
+    files: Annotated[tuple[FileFacts, ...], Field(min_length=1, max_length=MAX_FILES)]
+
+
 class DatasetFeed(_Model):
-    """Data that the workers read themselves: a file by URL, and a column or member where it has several."""
+    """Data that the workers read themselves: files by URL, and a column or member, or columns, where they have several."""
 
     kind: Literal["dataset"] = "dataset"
     url: Url
-    column: Name | None = None
+    column: Name | Annotated[tuple[Name, ...], Field(min_length=1, max_length=MAX_NAMES)] | None = None
+    snapshot: SnapshotFacts | None = None
+
+    def dataset(self) -> Dataset:
+        """The dataset that this describes."""
+        return Dataset.from_json(self.model_dump(mode="json", exclude={"kind"}))
 
 
 Feed = Annotated[ArrayFeed | DatasetFeed, Field(discriminator="kind")]
