@@ -130,7 +130,7 @@ class Job:
 
     def _follow(self, timeout: float | None) -> Iterator[list[dict[str, Any]]]:
         deadline = None if timeout is None else time.monotonic() + timeout
-        after, may_have_ended = 0, True
+        after, may_have_ended = 0, False
         while True:
             ended = may_have_ended and self._service.status(self.id)["status"] in ENDED
             left = WAIT_SECONDS if deadline is None else deadline - time.monotonic()
@@ -138,6 +138,8 @@ class Job:
             if batch:
                 after, may_have_ended = batch[-1]["seq"], batch[-1]["type"] not in GOING_ON
                 yield batch
+                if batch[-1]["type"] == "finished":  # nothing can follow
+                    return
             elif ended:
                 return
             elif left > 0:

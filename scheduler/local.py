@@ -33,8 +33,11 @@ from scheduler.driver.ray import RayPool
 from scheduler.job.batching import minibatch, resolved
 from scheduler.job.blobs import Blobs
 from scheduler.job.events import CancelRequested, TaskFailed, event_to_json
+from scheduler.job.recent import Recent
+from scheduler.job.seen import Record
 from scheduler.job.spec import ArrayFeed, DatasetFeed, SpecError, parse_spec
-from scheduler.job.store import Record, Store
+from scheduler.job.store import Store
+from scheduler.job.values import Values
 from scheduler.outlook import with_outlook
 from scheduler.pipeline import compile
 from scheduler.plan import Plan
@@ -46,7 +49,7 @@ AT_ONCE = 4
 """Jobs that share the workers at one time; the others wait in the order of submission."""
 
 PLANS = 64
-"""How many plans are kept for jobs that come again."""
+"""How many plans and graphs are kept for jobs that come again."""
 
 
 class EmbeddedService:
@@ -59,11 +62,14 @@ class EmbeddedService:
         self.workers = len(os.sched_getaffinity(0)) if workers is None else workers
         self.memory_limit = _machine_memory()
         self.pool: Pool | None = None
-        self._blobs = Blobs(self.directory / "blobs")
-        self._store = Store(f"sqlite:///{self.directory / 'jobs.sqlite'}")
+        durable = not self._temporary
+        self._store = Store(f"sqlite:///{self.directory / 'jobs.sqlite'}", durable=durable)
+        self._values = Values(self._store, Blobs(self.directory / "blobs", durable=durable))
         self._changed = threading.Condition()
         self._starting, self._planning = threading.Lock(), threading.Lock()
         self._plans: OrderedDict[tuple[str, str], Plan] = OrderedDict()
+        self._graphs: Recent[str, Graph] = Recent(PLANS)
+        self._dumped: Recent[str, str] = Recent(PLANS)
         self._closing, self._new = False, True
         self._running: set[str] = set()
         self._threads = [
@@ -79,12 +85,15 @@ class EmbeddedService:
         sizes = bind_sizes(graph, _shapes(ready))
         options = resolved(graph, sizes, options)
         self._check(graph, ready, sizes, options)
-        data = {name: self._feed(value) for name, value in ready.items()}
-        digest = self._blobs.put(wire.dump(graph))
+        beside: dict[str, bytes] = {}
+        data = {name: self._feed(value, beside) for name, value in ready.items()}
+        digest = self._kept_graph(graph, beside)
         spec = parse_spec({"graph": digest, "feeds": data, **options})
+        id = self._store.submit(spec, time.time(), values=beside)
+        self._dumped.put(graph.digest, digest)
         with self._notifying():
             self._new = True
-            return self._store.submit(spec, time.time())
+        return id
 
     def plan(
         self,
@@ -115,16 +124,20 @@ class EmbeddedService:
 
     def status(self, id: str) -> dict[str, Any]:
         """Where the job is, and its error if it has one."""
-        job = self._store.job(id).job
+        job = self._record(id).job
         error = None if job.error is None else {name: getattr(job.error, name) for name in _ERROR}
         return {"status": job.status.value, "step": job.step, "steps": job.steps, "error": error}
 
     def events(self, id: str, after: int = 0, wait: float = 0.0) -> list[dict[str, Any]]:
         """The events after a number, as JSON data with their "seq"; waits for one at most so many seconds."""
-        deadline = time.monotonic() + wait
+        deadline, seen = time.monotonic() + wait, self._store.seen
+        ask = wait <= 0 or seen.record(id) is None  # of a job that runs here, what happens is seen at once
         with self._changed:
-            while not (found := self._store.events(id, after)) and (left := deadline - time.monotonic()) > 0:
-                self._changed.wait(min(left, POLL_SECONDS))
+            while not (found := seen.events(id, after) or (self._store.events(id, after) if ask else [])):
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    break
+                ask = not self._changed.wait(min(left, POLL_SECONDS))
         return [{"seq": logged.seq, **event_to_json(logged.event)} for logged in found]
 
     def cancel(self, id: str) -> None:
@@ -134,10 +147,10 @@ class EmbeddedService:
 
     def result(self, id: str) -> dict[str, Array]:
         """The outputs of a job that succeeded."""
-        digest = self._store.result(id)
+        digest = self._record(id).job.result
         if digest is None:
             raise GraphError(f"job {id} has no result yet; wait for it")
-        found = tensors.read(self._blobs.view(digest), source=f"the result of job {id}")
+        found = tensors.read(self._values.view(digest), source=f"the result of job {id}")
         return {name: np.array(value) for name, value in found.items()}
 
     def close(self) -> None:
@@ -152,6 +165,11 @@ class EmbeddedService:
         self._store.close()
         if self._temporary:
             shutil.rmtree(self.directory, ignore_errors=True)
+
+    def _record(self, id: str) -> Record:
+        """The job; one that was seen to have ended is not asked for again."""
+        seen = self._store.seen.record(id)
+        return seen if seen is not None and seen.job.status.terminal else self._store.job(id)
 
     def _check(self, graph: Graph, feeds: Feeds, sizes: Mapping[str, int], options: Mapping[str, Any]) -> None:
         for name in options.get("fetch") or ():
@@ -203,16 +221,31 @@ class EmbeddedService:
                 self._plans.popitem(last=False)
         return replace(made, batch=batch)
 
-    def _feed(self, value: Array | Dataset) -> dict[str, Any]:
+    def _feed(self, value: Array | Dataset, beside: dict[str, bytes]) -> dict[str, Any]:
         if isinstance(value, Dataset):
             return {"kind": "dataset", **value.to_json()}
         stored = np.ascontiguousarray(value, value.dtype.newbyteorder("<"))
-        blob = self._blobs.put(stored.reshape(-1).view(np.uint8).data if stored.size else b"")
+        blob = self._values.put(stored.reshape(-1).view(np.uint8).data if stored.size else b"", beside)
         return {"kind": "array", "blob": blob, "dtype": value.dtype.name, "shape": list(value.shape)}
+
+    def _kept_graph(self, graph: Graph, beside: dict[str, bytes]) -> str:
+        """The digest of the graph's bytes; they are kept unless the graph came not long ago."""
+        known = self._dumped.get(graph.digest)
+        if known is None:
+            known = self._values.put(wire.dump(graph), beside)
+            self._graphs.put(known, graph)
+        return known
+
+    def _graph(self, digest: str) -> Graph:
+        graph = self._graphs.get(digest)
+        if graph is None:
+            graph = wire.load(self._values.view(digest).tobytes())
+            self._graphs.put(digest, graph)
+        return graph
 
     def _prepare(self, record: Record) -> Prepared:
         spec = record.spec
-        graph = wire.load(self._blobs.get(spec.graph))
+        graph = self._graph(spec.graph)
         feeds = {name: self._value(feed) for name, feed in spec.feeds.items()}
         cut = None if spec.cut is None else list(spec.cut)
         sizes = bind_sizes(graph, _shapes(feeds))
@@ -225,7 +258,7 @@ class EmbeddedService:
         if isinstance(feed, DatasetFeed):
             return feed.dataset()
         dtype = np.dtype(feed.dtype).newbyteorder("<")
-        return np.frombuffer(self._blobs.view(feed.blob), dtype).reshape(feed.shape)
+        return np.frombuffer(self._values.view(feed.blob), dtype).reshape(feed.shape)
 
     def _pool(self) -> Pool:
         with self._starting:
@@ -236,7 +269,7 @@ class EmbeddedService:
     def _run(self) -> None:
         while (id := self._next()) is not None:
             loop = JobLoop(
-                self._store, self._blobs, self._pool, self._prepare, stop=lambda: self._closing, changed=self._notify
+                self._store, self._values, self._pool, self._prepare, stop=lambda: self._closing, changed=self._notify
             )
             try:
                 loop.run(id, f"embedded-{os.getpid()}")

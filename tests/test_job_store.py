@@ -1,5 +1,6 @@
 """The job store: nothing acknowledged is lost, nothing is stored twice, journal and status agree."""
 
+import hashlib
 import json
 import signal
 import sqlite3
@@ -8,6 +9,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -26,8 +28,9 @@ from scheduler.job.events import (
     TaskFailed,
     scalars,
 )
+from scheduler.job.seen import EVENTS, JOBS, VALUE_BYTES, Logged, Record, Seen
 from scheduler.job.spec import JobSpec
-from scheduler.job.state import IllegalTransition, Status, replay
+from scheduler.job.state import IllegalTransition, Status, new_job, replay
 from scheduler.job.store import KeyReused, SeqConflict, Store, UnknownJob, job_id
 from scheduler.job.tables import SCHEMA, SchemaTooNew, StoreError
 
@@ -49,6 +52,10 @@ def store(url: str) -> Iterator[Store]:
 
 def file_of(url: str) -> Path:
     return Path(url.removeprefix("sqlite:///"))
+
+
+def digest_of(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
 def spec(**fields: object) -> JobSpec:
@@ -124,6 +131,61 @@ def test_one_key_one_job(store: Store) -> None:
     assert store.submit(spec(key="k", steps=3), 4.0, owner="somebody else") != first
     assert store.submit(spec(steps=2), 5.0) != store.submit(spec(steps=2), 5.0)
     assert len(store.jobs()) == 4
+
+
+def test_small_values_are_kept_with_what_names_them(url: str, store: Store) -> None:
+    feed, made, refused = b"feed", b"\0" * 1000, b"never"
+    job = store.submit(spec(), 1.0, values={digest_of(feed): feed})
+    store.append(job, [Started(2.0), StepDone(3.0, 0, 1)])
+    with pytest.raises(IllegalTransition):
+        store.append(job, [Finished(4.0, 7, digest_of(refused))], values={digest_of(refused): refused})
+    store.append(job, [Finished(4.0, 1, digest_of(made))], values={digest_of(made): made, digest_of(feed): feed})
+    store.append(job, [Finished(5.0, 1, digest_of(refused))], values={digest_of(refused): refused})  # too late
+    again = store.submit(spec(), 6.0, values={digest_of(feed): feed})
+    with Store(url) as other:
+        assert [other.value(digest_of(data)) for data in (feed, made, refused)] == [feed, made, None]
+        with sqlite3.connect(file_of(url)) as raw:
+            raw.execute("UPDATE small_values SET data = ? WHERE digest = ?", (b"fee!", digest_of(feed)))
+        raw.close()
+        assert other.value(digest_of(feed)) == feed  # it has been read before
+    with Store(url) as other:
+        with pytest.raises(StoreError, match="is damaged"):
+            other.value(digest_of(feed))
+        assert other.job(again).job.status is Status.QUEUED
+
+
+def test_what_was_seen_is_true_and_what_others_wrote_is_noticed(url: str, store: Store) -> None:
+    job = store.submit(spec(steps=3), 1.0)
+    store.append(job, [Started(2.0, "r")])
+    assert [logged.seq for logged in store.seen.events(job, 0)] == [1]
+    with Store(url) as other:
+        assert other.seen.record(job) is None
+        other.append(job, [StepDone(3.0, 0, 1)])
+        assert store.seen.events(job, 1) == []
+        assert store.append(job, [StepDone(4.0, 1, 1)]).seq == 3  # not a step that was expected here
+        assert store.seen.events(job, 1) == []  # the second event was not seen, so the third is not told
+        assert store.seen.events(job, 2) == store.events(job, 2)
+        other.append(job, [CancelRequested(5.0)])
+    late = store.append(job, [StepDone(6.0, 2, 1)])
+    assert (late.job.status, late.seq, late.commands) == (Status.CANCELLED, 4, ())
+    seen = store.seen.record(job)
+    assert seen is not None
+    assert seen == store.job(job)
+
+
+def test_what_is_seen_is_bounded() -> None:
+    seen, record = Seen(), Record("j", "", spec(), new_job(spec()), 0, 1.0, 1.0)
+    for seq in range(1, EVENTS + 10):
+        seen.keep(replace(record, seq=seq), [Logged(seq, StepDone(1.0, seq, 1))])
+    assert seen.events("j", 0) == []
+    assert [logged.seq for logged in seen.events("j", EVENTS)] == list(range(EVENTS + 1, EVENTS + 10))
+    for number in range(JOBS):
+        seen.keep(replace(record, id=str(number)))
+    assert seen.record("j") is None
+    size = VALUE_BYTES // 4
+    for number in range(5):
+        seen.keep_value(str(number), bytes(size))
+    assert [seen.value(str(number)) is None for number in range(5)] == [True, False, False, False, False]
 
 
 def test_listing(store: Store) -> None:
@@ -260,6 +322,22 @@ def test_a_database_is_found_again(url: str) -> None:
     raw.close()
 
 
+def test_an_older_database_is_brought_up_to_date(url: str) -> None:
+    file_of(url).parent.mkdir()
+    with sqlite3.connect(file_of(url)) as raw:
+        raw.executescript((ROOT / "tests" / "golden" / "jobs_v1.sql").read_text())
+    raw.close()
+    with Store(url) as store:
+        running, ended = store.jobs()
+        assert (ended.job.status, ended.job.result, ended.spec.name) == (Status.SUCCEEDED, RESULT, "ended")
+        assert all(replay(record.spec, journal(store, record.id)) == record.job for record in (running, ended))
+        done = [StepDone(3.0, 1, 1), StepDone(4.0, 2, 1), Finished(5.0, 1, digest_of(b"small"))]
+        store.append(running.id, done, values={digest_of(b"small"): b"small"})
+    with Store(url) as store:
+        assert store.value(digest_of(b"small")) == b"small"
+        assert store.unfinished() == []
+
+
 def test_a_newer_schema_is_refused_and_left_alone(url: str) -> None:
     Store(url).close()
     with sqlite3.connect(file_of(url)) as raw:
@@ -271,7 +349,7 @@ def test_a_newer_schema_is_refused_and_left_alone(url: str) -> None:
     with sqlite3.connect(file_of(url)) as raw:
         names = {name for (name,) in raw.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
     raw.close()
-    assert names == {"gradfleet_schema", "jobs"}
+    assert names == {"gradfleet_schema", "jobs", "small_values"}
 
 
 def test_somebody_else_s_database_is_refused(url: str) -> None:

@@ -16,7 +16,6 @@ from graphir import tensors
 from graphir.errors import GraphError
 from graphir.node import Array
 from scheduler.driver.pool import Feeds, Interrupted, Pool, TaskError, WorkerDied, task_error
-from scheduler.job.blobs import Blobs
 from scheduler.job.events import (
     Checkpointed,
     Command,
@@ -36,8 +35,10 @@ from scheduler.job.events import (
     WorkerLost,
     scalars,
 )
+from scheduler.job.seen import Record
 from scheduler.job.state import Job, Status
-from scheduler.job.store import Record, Store
+from scheduler.job.store import Store
+from scheduler.job.values import Values
 from scheduler.plan import Plan
 
 Clock = Callable[[], float]
@@ -58,7 +59,7 @@ class JobLoop:
     def __init__(
         self,
         store: Store,
-        blobs: Blobs,
+        values: Values,
         pool: Callable[[], Pool],
         prepare: Callable[[Record], Prepared],
         *,
@@ -66,9 +67,10 @@ class JobLoop:
         changed: Callable[[], None] = lambda: None,
         clock: Clock = time.time,
     ) -> None:
-        self._store, self._blobs, self._make_pool, self._prepare = store, blobs, pool, prepare
+        self._store, self._values, self._make_pool, self._prepare = store, values, pool, prepare
         self._stop, self._changed, self._clock = stop, changed, clock
         self._commands: deque[Command] = deque()
+        self._beside: dict[str, bytes] = {}
         self._asked = self._clock()
 
     def run(self, id: str, runner: str) -> Job:
@@ -161,22 +163,26 @@ class JobLoop:
         return [*events, self._finish(attempt)] if step + len(done) == spec.steps else events
 
     def _checkpoint(self, step: int) -> Event:
-        return Checkpointed(self._clock(), step, self._blobs.put(tensors.write(_plain(self._session.carried()))))
+        return Checkpointed(self._clock(), step, self._stored(self._session.carried()))
 
     def _finish(self, attempt: int) -> Event:
-        return Finished(self._clock(), attempt, self._blobs.put(tensors.write(_plain(self._session.outputs()))))
+        return Finished(self._clock(), attempt, self._stored(self._session.outputs()))
+
+    def _stored(self, values: Mapping[str, Array]) -> str:
+        return self._values.put(tensors.write(_plain(values)), self._beside)
 
     def _failed(self, error: TaskError, attempt: int) -> Event:
         return TaskFailed(self._clock(), attempt, **asdict(error.failure))
 
     def _start(self, blob: str | None) -> Mapping[str, Array]:
         if blob is not None:
-            return tensors.read(self._blobs.view(blob), source="a checkpoint")
+            return tensors.read(self._values.view(blob), source="a checkpoint")
         values = {name: self._feeds[name] for name in self._record.spec.carry}
         return {name: value for name, value in values.items() if isinstance(value, np.ndarray)}
 
     def _report(self, *happened: Event) -> Job:
-        appended = self._store.append(self._record.id, happened)
+        appended = self._store.append(self._record.id, happened, values=self._beside)
+        self._beside.clear()
         step = appended.job.step  # of the commands to run a step, those for steps that are done have been obeyed
         self._commands.extend(c for c in appended.commands if not isinstance(c, RunStep) or c.step == step)
         if appended.job.status.terminal:

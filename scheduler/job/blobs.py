@@ -42,10 +42,13 @@ class BlobWriteFailed(GraphError):
 
 
 class Blobs:
-    """Content-addressed blobs under `root`. One object may be used by several threads."""
+    """Content-addressed blobs under `root`. One object may be used by several threads.
 
-    def __init__(self, root: str | os.PathLike[str]) -> None:
-        self.root = Path(root).absolute()
+    durable: blobs outlive a power cut; without it, blobs whole or absent outlive a killed process only.
+    """
+
+    def __init__(self, root: str | os.PathLike[str], *, durable: bool = True) -> None:
+        self.root, self._durable = Path(root).absolute(), durable
         self._incoming = self.root / "incoming"
         self._verified: dict[str, Stamp] = {}
         with self._writing():
@@ -166,13 +169,24 @@ class Blobs:
         path = self._place(digest)
         with self._writing():
             os.fchmod(handle, 0o444)
-            os.fsync(handle)
+            self._sync(handle)
             with suppress(FileExistsError):
                 path.parent.mkdir()
-                _sync_directory(self.root)
+                self._sync_directory(self.root)
             temporary.rename(path)
-            _sync_directory(path.parent)
+            self._sync_directory(path.parent)
         self._verified[digest] = _stamp(handle)
+
+    def _sync(self, handle: int) -> None:
+        if self._durable:
+            os.fsync(handle)
+
+    def _sync_directory(self, path: Path) -> None:
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            self._sync(handle)
+        finally:
+            os.close(handle)
 
     @contextmanager
     def _temporary(self) -> Iterator[tuple[int, Path]]:
@@ -210,14 +224,6 @@ def _write(handle: int, chunk: Bytes) -> None:
 def _stamp(handle: int) -> Stamp:
     status = os.fstat(handle)
     return status.st_ino, status.st_size, status.st_mtime_ns
-
-
-def _sync_directory(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _missing(digest: str, path: Path) -> BlobMissing:

@@ -3,7 +3,8 @@
 The journal (`events`) is the truth; `jobs.state` and the columns beside it repeat what replaying it
 gives, written in the same transaction. Job ids are 26 lower-case letters and digits and sort by time of
 submission. SQLite runs in WAL mode; every writing transaction takes the write lock at its start, so it
-waits instead of failing half-way.
+waits instead of failing half-way. What a client was promised is synchronised to disk, and with it all that was written
+before; reports of work are not, for what a power cut takes of them is computed again.
 """
 
 from collections.abc import Callable, Mapping
@@ -22,6 +23,7 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     String,
     Table,
@@ -34,14 +36,15 @@ from sqlalchemy import (
     make_url,
     select,
 )
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from graphir.errors import GraphError
 
-SCHEMA = 1
+SCHEMA = 2
 BUSY_SECONDS = 30
-WRITES = "gradfleet_writes"
+WRITES, PROMISES = "gradfleet_writes", "gradfleet_promises"
 
 metadata = MetaData()
 
@@ -76,8 +79,16 @@ events = Table(
     Column("payload", JSON, nullable=False),
 )
 
+# Feeds, graphs and results of little size, by the SHA-256 of their bytes; large ones are blobs.
+small_values = Table(
+    "small_values",
+    metadata,
+    Column("digest", String(64), primary_key=True),
+    Column("data", LargeBinary, nullable=False),
+)
+
 # From each older version to the next one, in the transaction that opens the database.
-UPGRADES: Mapping[int, Callable[[Connection], None]] = {}
+UPGRADES: Mapping[int, Callable[[Connection], None]] = {1: small_values.create}
 
 
 class StoreError(GraphError):
@@ -86,6 +97,13 @@ class StoreError(GraphError):
 
 class SchemaTooNew(StoreError):
     """A newer release of Gradfleet has written this database."""
+
+
+def insert_new_value(dialect: str) -> postgresql.Insert | sqlite.Insert:
+    """The statement that inserts a small value unless it is there, in the words of the dialect."""
+    if dialect == "postgresql":
+        return postgresql.insert(small_values).on_conflict_do_nothing()
+    return sqlite.insert(small_values).on_conflict_do_nothing()
 
 
 def open_engine(url: str, *, durable: bool) -> Engine:
@@ -122,12 +140,16 @@ def _prepare_sqlite(engine: Engine, *, durable: bool) -> None:
         cursor = connection.cursor()
         cursor.execute(f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000}")
         cursor.execute("PRAGMA journal_mode = WAL")
-        cursor.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+        cursor.execute("PRAGMA synchronous = NORMAL")
         cursor.execute("PRAGMA foreign_keys = ON")
         cursor.close()
 
     def begun(connection: Connection) -> None:
-        writes = connection.get_execution_options().get(WRITES, False)
+        options = connection.get_execution_options()
+        writes, level = options.get(WRITES, False), "FULL" if durable and options.get(PROMISES, False) else "NORMAL"
+        if writes and connection.info.get("synchronous") != level:
+            connection.exec_driver_sql(f"PRAGMA synchronous = {level}")
+            connection.info["synchronous"] = level
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
     event.listen(engine, "connect", connected)
@@ -138,7 +160,7 @@ def prepare_schema(connection: Connection, where: str) -> None:
     """Make the tables of a new database, bring those of an old one up to date, refuse a newer one."""
     present = set(inspect(connection).get_table_names())
     if schema_version.name not in present:
-        foreign = sorted(present & {jobs.name, events.name})
+        foreign = sorted(present & set(metadata.tables))
         if foreign:
             raise StoreError(f"{where} has a table {foreign[0]!r} that is not ours; use a database of its own")
         metadata.create_all(connection)

@@ -1,0 +1,31 @@
+"""Values of jobs by the SHA-256 of their bytes: little ones in the database, in the transaction that names them, others in blobs.
+
+A transaction costs less than a file that is synchronised to disk, and one that is made anyhow costs next to nothing.
+"""
+
+import hashlib
+
+from scheduler.job.blobs import Blobs, Bytes
+from scheduler.job.store import SMALL_BYTES, Store
+
+
+class Values:
+    """The bytes of graphs, feeds, checkpoints and results."""
+
+    def __init__(self, store: Store, blobs: Blobs) -> None:
+        self._store, self._blobs = store, blobs
+
+    def put(self, data: Bytes, beside: dict[str, bytes]) -> str:
+        """Keep bytes and return their digest. Little ones are put into `beside`, which goes to the store with the digest."""
+        view = memoryview(data)
+        if view.nbytes > SMALL_BYTES:
+            return self._blobs.put(data)
+        small = view.tobytes()
+        digest = hashlib.sha256(small).hexdigest()
+        beside[digest] = small
+        return digest
+
+    def view(self, digest: str) -> memoryview:
+        """The bytes, verified, read-only. Raises BlobMissing and BlobCorrupt."""
+        found = self._store.value(digest)
+        return self._blobs.view(digest) if found is None else memoryview(found)
