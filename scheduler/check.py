@@ -1,8 +1,8 @@
 """The invariants of plans, checked once a plan is made and before anything runs.
 
-Borders cover the cut dimension. Steps are ordered by stage, then map, combine, single. Each value is written once,
+Borders cover the cut dimensions. Steps are ordered by stage, then map, combine, single. Each value is written once,
 before it is read, in the layout that its kind of step makes. Programs are sound graphs whose inputs and outputs
-have the types of what is read and written; the local size occurs in map programs only. A broken rule is a
+have the types of what is read and written; a local size occurs only in steps over its dimension. A broken rule is a
 PlanError, which names the step.
 """
 
@@ -15,11 +15,8 @@ from graphir.errors import InvariantError, LimitError, PlanError
 from graphir.node import describe
 from graphir.types import TensorType
 from graphir.verify import verify
-from scheduler.plan import Plan, Read, Step, Value
+from scheduler.plan import ORDER, Plan, Read, Step, Value, local
 from workers.executor import Executor
-
-ORDER = ("map", "combine", "single")
-"""The kinds of step within a stage, in the order in which they run."""
 
 
 def check_plan(plan: Plan) -> Plan:
@@ -45,26 +42,35 @@ def _require(true: bool, message: str) -> None:
 
 
 def _check_borders(plan: Plan) -> None:
-    end = 1 if plan.cut is None else plan.sizes.get(plan.cut)
-    good = len(plan.borders) > 1 and plan.borders[0] == 0 and plan.borders[-1] == end
-    _require(good, f"the borders {plan.borders} do not go from 0 to {end}")
-    _require(all(a < b for a, b in pairwise(plan.borders)), f"the borders {plan.borders} do not increase")
+    for dim, ends in plan.borders.items():
+        end = plan.sizes.get(dim)
+        good = len(ends) > 1 and ends[0] == 0 and ends[-1] == end
+        _require(good, f"the borders {ends} of {dim!r} do not go from 0 to {end}")
+        _require(all(a < b for a, b in pairwise(ends)), f"the borders {ends} of {dim!r} do not increase")
 
 
 def _check_value(plan: Plan, value: Value) -> None:
-    _require(
-        (value.layout == "shard") == (value.axis is not None),
-        f"the {value.layout} value {value.id} has axis {value.axis}",
-    )
-    _local(plan, value.type, value.axis)
-    operator = value.combine in COMBINES if value.layout == "partial" else value.combine is None
-    _require(operator, f"the {value.layout} value {value.id} is combined by {value.combine!r}")
+    _require(_in_order(plan, value.dims), f"the value {value.id} has blocks along {value.dims}, not along {plan.cuts}")
+    for along in value.blocks:
+        if along.axis is not None:
+            _require(along.combine is None, f"the shard value {value.id} is combined by {along.combine!r}")
+            good = along.axis < value.type.rank and dims.is_multiple_of(value.type.shape[along.axis], along.dim)
+            _require(good, f"axis {along.axis} of {value.id}, {value.type}, is not along {along.dim!r}")
+        _require(along.combine in (None, *COMBINES), f"the partial value {value.id} is combined by {along.combine!r}")
+
+
+def _in_order(plan: Plan, over: tuple[str, ...]) -> bool:
+    return over == tuple(dim for dim in plan.cuts if dim in over)
 
 
 def _check_order(plan: Plan) -> None:
     places = [(step.stage, ORDER.index(step.kind)) for step in plan.steps]
     _require(places == sorted(places), "the steps are not ordered by stage, then map, combine, single")
-    _require(plan.cut is not None or all(step.kind == "single" for step in plan.steps), "an uncut plan has a map step")
+    for step in plan.steps:
+        _require(_in_order(plan, step.over), f"a step is over {step.over}, but {plan.cuts} are cut")
+        _require(
+            step.kind == "combine" or bool(step.over) == (step.kind == "map"), f"a {step.kind} step over {step.over}"
+        )
     written = Counter([*plan.graph.inputs, *(value for step in plan.steps for value in step.writes)])
     twice = [value for value, times in written.items() if times > 1]
     _require(not twice, f"the values {twice} are written more than once")
@@ -88,42 +94,41 @@ def _check_step(plan: Plan, step: Step, ready: set[str]) -> None:
         _check_write(plan, step, plan.values[name])
     if step.kind == "combine":
         _check_combine(plan, step)
-    elif step.kind == "single":
-        local = [node for node in step.program.nodes if any(plan.local in dims.names(d) for d in node.type.shape)]
-        _require(not local, f"the local size occurs outside a map step, in {local[:1]}")
+    others = {local(dim) for dim in plan.cuts if dim not in step.over}
+    strange = [node for node in step.program.nodes if any(others & dims.names(d) for d in node.type.shape)]
+    _require(not strange, f"a local size occurs outside a map step over its dimension, in {strange[:1]}")
 
 
 def _read_type(plan: Plan, step: Step, read: Read) -> TensorType:
-    value = plan.values[read.value]
-    partial = value.layout == "partial"
-    _require(partial == (step.kind == "combine"), f"a {step.kind} step reads the {value.layout} value {value.id}")
-    if read.axis is not None:
-        _require(step.kind == "map" and value.layout == "whole", f"slices are taken of the {value.layout} {value.id}")
-        return _local(plan, value.type, read.axis)
-    return _local(plan, value.type, value.axis) if step.kind == "map" else value.type
+    """The type of what is read; along a dimension that the step is not over all slices are there."""
+    value, sliced = plan.values[read.value], dict(read.slices)
+    for along in value.blocks:
+        if along.dim not in step.over:
+            joined = step.kind == "combine" and along.dim == step.along
+            _require(joined or along.axis is not None, f"a {step.kind} step reads the {value.layout} value {value.id}")
+    shape = list(value.local_type(step.over).shape)
+    for dim, axis in sliced.items():
+        free = dim in step.over and dim not in value.dims
+        _require(free, f"slices along {dim!r} are taken of the {value.layout} value {value.id}")
+        good = axis < len(shape) and dims.is_multiple_of(shape[axis], dim)
+        _require(good, f"axis {axis} of {value.id}, {value.type}, is not along {dim!r}")
+        shape[axis] = dims.rename(shape[axis], {dim: local(dim)})
+    return value.type.with_shape(tuple(shape))
 
 
 def _check_write(plan: Plan, step: Step, value: Value) -> None:
-    whole = value.layout == "whole"
-    _require(whole == (step.kind != "map"), f"a {step.kind} step writes the {value.layout} value {value.id}")
-    given, needed = step.program.outputs[value.id].type, _local(plan, value.type, value.axis)
+    _require(value.dims == step.over, f"a {step.kind} step over {step.over} writes the {value.layout} value {value.id}")
+    given, needed = step.program.outputs[value.id].type, value.local_type(step.over)
     _require(given == needed, f"the value {value.id} is written as {given}, not as {needed}")
 
 
 def _check_combine(plan: Plan, step: Step) -> None:
     _require([read.input for read in step.reads] == ["left", "right"], "a combine step reads 'left' and 'right'")
     _require(len({read.value for read in step.reads}) == len(step.writes) == 1, "a combine step joins one value")
-
-
-def _local(plan: Plan, type_: TensorType, axis: int | None) -> TensorType:
-    """The type of a chunk's slice along `axis`."""
-    if axis is None:
-        return type_
-    good = plan.cut is not None and axis < type_.rank and dims.is_multiple_of(type_.shape[axis], plan.cut)
-    _require(good, f"axis {axis} of {type_} is not along {plan.cut!r}")
-    assert plan.cut is not None
-    local = dims.rename(type_.shape[axis], {plan.cut: plan.local})
-    return type_.with_shape((*type_.shape[:axis], local, *type_.shape[axis + 1 :]))
+    value = plan.values[step.reads[0].value]
+    operators = {along.dim: along.combine for along in value.blocks}
+    good = set(value.dims) == {*step.over, step.along} and operators.get(step.along or "") is not None
+    _require(good, f"the value {value.id}, with blocks along {value.dims}, is joined along {step.along!r}")
 
 
 def _check_outputs(plan: Plan, ready: set[str]) -> None:
@@ -137,14 +142,11 @@ def _check_outputs(plan: Plan, ready: set[str]) -> None:
 
 def check_memory(plan: Plan, limit: int) -> Plan:
     """The plan itself if no step's values are estimated to take more than `limit` bytes at once; LimitError otherwise."""
-    rows = max(b - a for a, b in zip(plan.borders, plan.borders[1:], strict=False))
     for step in plan.steps:
-        sizes = {**plan.sizes, plan.local: rows} if step.kind == "map" else plan.sizes
-        needed, node = Executor(step.program).peak_bytes(sizes)
+        needed, node = Executor(step.program).peak_bytes(plan.widest(step.over))
         if needed > limit:
-            advice = (
-                "use smaller chunks" if step.kind == "map" and rows > 1 else "use smaller sizes, or a larger machine"
-            )
+            smaller = any(plan.widest([dim])[local(dim)] > 1 for dim in step.over)
+            advice = "use smaller chunks" if smaller else "use smaller sizes, or a larger machine"
             raise LimitError(
                 f"a {step.kind} step needs about {needed} bytes at once, over the limit of {limit}; {advice}"
             ).at(describe(node))

@@ -7,7 +7,6 @@ from scheduler.plan import Plan, Step
 from workers.executor import Executor
 from workers.route import Route
 from workers.runner import KEPT_STATES
-from workers.tree import subtrees
 from workers.work import Work
 
 
@@ -24,20 +23,18 @@ def peak_bytes(plan: Plan, work: Work, ranks: int, carry: Mapping[str, str]) -> 
 class _Bound:
     def __init__(self, plan: Plan, route: Route, carry: Mapping[str, str]) -> None:
         self.plan, self.route, self.carry = plan, route, carry
-        self.rows = max(b - a for a, b in zip(plan.borders, plan.borders[1:], strict=False))
-        ranges = [route.range(rank) for rank in range(route.ranks)]
-        self.share = max(stop - start for start, stop in ranges)
-        self.trees = max(len(subtrees(*span, plan.chunks)) for span in ranges) + plan.chunks.bit_length()
+        self.joined = {step.reads[0].value: step for step in plan.steps if step.kind == "combine"}
+        self.bytes = {name: self._held(name) for name in plan.values}
 
     def resident(self) -> int:
         """Feeds and the carried values of some calls; outputs that are kept."""
-        feeds = sum(self._held(name) for name in self.plan.graph.inputs if name in self.plan.values)
-        carried = sum(self._held(name) for name in self.carry) * (KEPT_STATES + 1)
+        feeds = sum(self.bytes[name] for name in self.plan.graph.inputs if name in self.plan.values)
+        carried = sum(self.bytes[name] for name in self.carry if name in self.bytes) * (KEPT_STATES + 1)
         return (
             feeds
             + self._batched()
             + carried
-            + sum(self._held(value) for value in dict.fromkeys(self.plan.outputs.values()))
+            + sum(self.bytes[value] for value in dict.fromkeys(self.plan.outputs.values()))
         )
 
     def _batched(self) -> int:
@@ -51,17 +48,35 @@ class _Bound:
 
     def step(self, number: int, step: Step) -> int:
         """Values that wait for this step or later ones, what the step makes, and the peak inside its program."""
-        live = [v for v, maker in self.route.makers.items() if maker <= number <= self.route.last.get(v, maker)]
-        sent = [v for v in live if v in self.route.wholes or v in self.route.gathers or v in self.route.work.partials]
-        sizes = {**self.plan.sizes, self.plan.local: self.rows} if step.kind == "map" else self.plan.sizes
-        inside, _ = Executor(step.program).peak_bytes(sizes)
-        return inside + sum(self._held(v) for v in live) + (self.route.ranks > 1) * sum(self._held(v) for v in sent)
+        route = self.route
+        live = [v for v, maker in route.makers.items() if maker <= number <= route.last.get(v, maker)]
+        sent = [v for v in live if v in route.wholes or v in route.gathers or v in route.needs or v in self.joined]
+        inside, _ = Executor(step.program).peak_bytes(self.plan.widest(step.over))
+        together = sum(self._gathered(step, read.value) for read in step.reads)
+        live_bytes, sent_bytes = (sum(self.bytes[v] for v in values) for values in (live, sent))
+        return inside + together + live_bytes + (route.ranks > 1) * sent_bytes
+
+    def _gathered(self, step: Step, name: str) -> int:
+        """The bytes of blocks that a task puts side by side."""
+        value = self.plan.values[name]
+        others = [dim for dim in value.dims if dim not in step.over]
+        if step.kind == "combine" or not others or not set(value.dims) & set(step.over):
+            return 0
+        return self.plan.block_bytes(name) * self.plan.cells(others)
 
     def _held(self, name: str) -> int:
-        value = self.plan.values[name]
-        size = value_bytes(value.type, self.plan.sizes)
-        if value.layout == "partial":
-            return size * self.trees
-        if value.layout == "whole" or name in self.route.gathers:
-            return size
-        return -(-size * self.share * self.rows // self.plan.borders[-1])
+        block, over = self.plan.block_bytes(name), self.plan.values[name].dims
+        if not over:
+            return block
+        if name in self.joined:
+            return block * self._summands(name)
+        if name in self.route.gathers:
+            return block * self.plan.cells(over) * 2  # the blocks, and the whole that they make up
+        return block * max(len(self.route.wanted(rank, name)) for rank in range(self.route.ranks))
+
+    def _summands(self, name: str) -> int:
+        """How many subtrees of sums a rank has at one time at most."""
+        along = self.joined[name].along or ""
+        trees = (self.route.trees(rank, name, along) for rank in range(self.route.ranks))
+        most = max(sum(len(places) for _, places in tree) for tree in trees)
+        return most + self.plan.cells([along]).bit_length()

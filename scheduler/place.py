@@ -1,7 +1,7 @@
 """Placement: which rank performs which step of a plan, decided from the plan and the number of ranks alone.
 
-Chunks go to ranks in contiguous ranges (`workers.route`). Combine and single steps are performed by rank 0, or by every
-rank where all need the result and that is cheaper than handing it on. Independent single steps of one stage are spread over
+Tasks over cut dimensions go to ranks in contiguous ranges (`workers.route`). Other combine and single steps are performed by rank 0,
+or by every rank where all need the result and that is cheaper than handing it on. Independent single steps of one stage are spread over
 the ranks by list scheduling (Graham 1969): each goes where it can end first.
 """
 
@@ -13,14 +13,14 @@ from math import ceil, log2
 from scheduler.cost import DEFAULT, program_seconds, value_bytes
 from scheduler.plan import Plan, Value
 from workers.route import Route
-from workers.work import EVERYWHERE, StepWork, Work
+from workers.work import EVERYWHERE, ReadWork, StepWork, Work
 
 MESSAGE_SECONDS, BYTES_A_SECOND = DEFAULT.message, DEFAULT.network
 
 
 def ranks_for(plan: Plan, workers: int) -> int:
     """How many of the workers have something to do."""
-    mapped = plan.chunks if any(step.kind == "map" for step in plan.steps) else 1
+    mapped = max((plan.cells(step.over) for step in plan.steps if step.kind == "map"), default=1)
     beside = Counter(step.stage for step in plan.steps if step.kind == "single")
     return max(1, min(workers, max(mapped, *beside.values(), 1)))
 
@@ -34,7 +34,7 @@ def place(plan: Plan, ranks: int, carry: Mapping[str, str], wanted: Collection[s
     work = replace(work, steps=tuple(replace(s, at=at[k]) for k, s in enumerate(work.steps)))
     for number in reversed(range(len(work.steps))):
         step = work.steps[number]
-        if step.kind != "map" and _by_all(plan, work, number, ranks):
+        if not step.over and _by_all(plan, work, number, ranks):
             steps = (*work.steps[:number], replace(step, at=EVERYWHERE), *work.steps[number + 1 :])
             work = replace(work, steps=steps)
     return work
@@ -42,19 +42,23 @@ def place(plan: Plan, ranks: int, carry: Mapping[str, str], wanted: Collection[s
 
 def _unplaced(plan: Plan, carry: Mapping[str, str], wanted: Collection[str]) -> Work:
     steps = tuple(
-        StepWork(s.kind, s.program.digest, tuple((r.input, r.value, r.axis) for r in s.reads), s.writes)
+        StepWork(
+            s.kind,
+            s.program.digest,
+            tuple(ReadWork(r.input, r.value, r.slices) for r in s.reads),
+            s.writes,
+            s.over,
+            s.along,
+        )
         for s in plan.steps
     )
-    shards = {v.id: v.axis for v in plan.values.values() if v.axis is not None and v.layout == "shard"}
     types = {name: plan.graph.outputs[name].type for name in wanted}
     numbers = {name: plan.outputs[name] for name, t in types.items() if t.shape == () and t.dtype.kind == "f"}
     return Work(
         dict(plan.sizes),
-        plan.local,
-        plan.borders or (0, 1),
+        dict(plan.borders),
         steps,
-        shards,
-        frozenset(step.reads[0][1] for step in steps if step.kind == "combine"),
+        {v.id: {along.dim: along.axis for along in v.blocks} for v in plan.values.values() if v.blocks},
         frozenset(plan.graph.inputs),
         {name: plan.outputs[output] for name, output in carry.items()},
         tuple(dict.fromkeys(plan.outputs[name] for name in wanted)),
@@ -80,7 +84,7 @@ def _by_all(plan: Plan, work: Work, number: int, ranks: int) -> bool:
         plan.steps[number].program.nodes, plan.sizes
     ) > 2 * MESSAGE_SECONDS + out / BYTES_A_SECOND and _beside(plan, number):
         return False
-    read = sum(_bytes(plan, plan.values[value]) for _, value, _ in step.reads if value in made)
+    read = sum(_bytes(plan, plan.values[value]) for value in {read.value for read in step.reads} if value in made)
     return read <= 4 * out
 
 

@@ -1,54 +1,99 @@
-"""Plan: the steps that evaluate a graph with one dimension cut into chunks.
+"""Plan: the steps that evaluate a graph with some dimensions cut into chunks.
 
-A plan is a sequence of steps, each of which is a Graph: "map" runs once a chunk, "combine" joins partial results
-pairwise along a fixed binary tree over the chunks, "single" runs once. Values between steps are named; a
-value is whole (one array), shard (a slice of one axis for each chunk) or partial (a summand for each chunk).
-Chunk borders and the tree depend on the graph, the data and the chunk size only, never on the workers.
+A plan is a sequence of steps, each of which is a Graph: "map" runs once for each cell of a grid over some of the cut
+dimensions, "combine" joins partial results pairwise along a fixed binary tree over the chunks of one dimension, "single" runs
+once. Values between steps are named; a value has a block for each cell of the grid over the dimensions in which it is not
+whole. Chunk borders and the trees depend on the graph, the data and the chunk sizes only, never on the workers.
 """
 
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from html import escape
+from itertools import pairwise
+from math import prod
 from typing import Literal, TypeAlias
 
+from graphir import dims
 from graphir.graph import Graph
 from graphir.types import TensorType
 from workers.minibatch import Minibatch
 
 Layout: TypeAlias = Literal["whole", "shard", "partial"]
 Kind: TypeAlias = Literal["map", "combine", "single"]
+ORDER: tuple[Kind, ...] = ("map", "combine", "single")
+"""The kinds of step within a stage, in the order in which they run."""
+
+
+def local(dim: str) -> str:
+    """The name of a cut dimension inside the program of a step over it."""
+    return f"{dim}.local"
+
+
+@dataclass(frozen=True, slots=True)
+class Along:
+    """How a value lies along a cut dimension in which it has a block for each chunk.
+
+    axis: slices of that axis; combine: summands of this operator. With neither each chunk has a value of its own that is not
+    joined: it goes from one step to another on the same chunk only.
+    """
+
+    dim: str
+    axis: int | None = None
+    combine: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """A value between steps: its type when whole, its layout, the cut axis (shard) or operator (partial)."""
+    """A value between steps: its type, whole along each dimension that it is shard or partial in, and its blocks' dimensions."""
 
     id: str
     type: TensorType
-    layout: Layout
-    axis: int | None = None
-    combine: str | None = None
+    blocks: tuple[Along, ...] = ()
+
+    @property
+    def dims(self) -> tuple[str, ...]:
+        """The cut dimensions along which it has a block for each chunk."""
+        return tuple(along.dim for along in self.blocks)
+
+    @property
+    def axes(self) -> dict[str, int]:
+        """The sliced axis by dimension."""
+        return {along.dim: along.axis for along in self.blocks if along.axis is not None}
+
+    @property
+    def layout(self) -> Layout:
+        """In one word."""
+        return "whole" if not self.blocks else "partial" if any(b.combine for b in self.blocks) else "shard"
+
+    def local_type(self, over: Collection[str]) -> TensorType:
+        """The type of what a step over these dimensions has of it: along each of them one chunk's slice."""
+        shape = list(self.type.shape)
+        for dim, axis in self.axes.items():
+            if dim in over:
+                shape[axis] = dims.rename(shape[axis], {dim: local(dim)})
+        return self.type.with_shape(tuple(shape))
 
 
 @dataclass(frozen=True, slots=True)
 class Read:
     """How a step's program gets one input.
 
-    input: the program's input name. value: the id of what is read. `axis` is None for reading what is there
-    (the whole value, or this chunk's own shard or partial); a number, in a map step, for reading this chunk's
-    slice of a whole value along that axis ("scatter"). A shard read by a single step is gathered along its axis.
+    input: the program's input name. value: the id of what is read. Along a dimension of the step the step's own block is read; along
+    another one all blocks are gathered. slices: by dimension of the step, the axis along which this chunk's slice is
+    taken of a value that is whole along it ("scatter").
     """
 
     input: str
     value: str
-    axis: int | None = None
+    slices: tuple[tuple[str, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
     """One step; `program`'s outputs are named by the value ids it writes.
 
-    A combine step has the program inputs "left" and "right" and one output, and reads one partial value.
-    A map step's program has the cut dimension under the name `Plan.local` with an offset, beside the whole one.
+    over: the dimensions in whose chunks it runs; a map step's program has each under the name `local` with an offset, beside the
+    whole one. A combine step joins one value along the dimension `along`; its program has the inputs "left" and "right".
     """
 
     kind: Kind
@@ -56,6 +101,8 @@ class Step:
     program: Graph
     reads: tuple[Read, ...]
     writes: tuple[str, ...]
+    over: tuple[str, ...] = ()
+    along: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,15 +110,14 @@ class Plan:
     """What `partition` makes and drivers perform.
 
     A graph input is a value under its own name, other values are "%3" and the like. outputs: value id of each graph output, whole or shard
-    (a shard output is gathered by the driver). borders: chunk k covers borders[k]:borders[k + 1] of `cut`.
+    (a shard output is gathered by the driver). borders: by cut dimension, chunk k covers borders[k]:borders[k + 1].
     outlook: what is expected of a run on the workers that were asked about. batch: the rows that an iteration takes; the plan is
     one for their number.
     """
 
     graph: Graph
     sizes: dict[str, int]
-    cut: str | None
-    borders: tuple[int, ...]
+    borders: dict[str, tuple[int, ...]]
     values: dict[str, Value]
     steps: tuple[Step, ...]
     outputs: dict[str, str]
@@ -81,19 +127,35 @@ class Plan:
     batch: Minibatch | None = None
 
     @property
-    def chunks(self) -> int:
-        """The number of chunks."""
-        return len(self.borders) - 1
+    def cuts(self) -> tuple[str, ...]:
+        """The dimensions that are cut."""
+        return tuple(self.borders)
 
     @property
-    def local(self) -> str:
-        """The name of the cut dimension inside a map step's program."""
-        return f"{self.cut}.local"
+    def chunks(self) -> int:
+        """The number of cells of the grid over all cut dimensions."""
+        return self.cells(self.cuts)
+
+    def cells(self, over: Iterable[str]) -> int:
+        """The number of cells of the grid over some dimensions."""
+        return prod(len(self.borders[dim]) - 1 for dim in over)
 
     @property
     def stages(self) -> int:
         """The number of map stages."""
         return len({step.stage for step in self.steps if step.kind == "map"})
+
+    def widest(self, over: Iterable[str]) -> dict[str, int]:
+        """All sizes, and those of the largest chunk along some dimensions."""
+        return {**self.sizes, **{local(dim): _widest(self.borders[dim]) for dim in over}}
+
+    def block_bytes(self, id: str) -> int:
+        """The bytes of a value's largest block."""
+        value = self.values[id]
+        size = prod(value.type.bind(self.widest(value.dims))) * value.type.dtype.itemsize
+        for dim in value.axes:
+            size = -(-size * _widest(self.borders[dim]) // self.borders[dim][-1])
+        return size
 
     def to_text(self) -> str:
         """What is cut, the steps and why there are so many, what each moves, and what is not cut and why."""
@@ -101,6 +163,10 @@ class Plan:
 
     def _repr_html_(self) -> str:
         return f"<pre>{escape(self.to_text())}</pre>"
+
+
+def _widest(borders: tuple[int, ...]) -> int:
+    return max(b - a for a, b in pairwise(borders))
 
 
 def explain(plan: Plan) -> str:
@@ -132,21 +198,25 @@ def _batch(plan: Plan) -> list[str]:
 
 
 def _cut(plan: Plan) -> str:
-    if plan.cut is None:
+    if not plan.borders:
         return "not cut: no dimension is named, or cutting is forbidden"
-    rows = plan.borders[1] - plan.borders[0]
-    return f"cut along {plan.cut!r} = {plan.borders[-1]} into {plan.chunks} chunk(s) of {rows} row(s)"
+    each = [f"{dim!r} = {b[-1]} into {len(b) - 1} chunk(s) of {b[1]} row(s)" for dim, b in plan.borders.items()]
+    grid = f": {plan.chunks} cells in all" if len(each) > 1 else ""
+    return f"cut along {' and '.join(each)}{grid}"
 
 
 def _step(plan: Plan, step: Step) -> str:
-    moved = sum(_bytes(plan, plan.values[name]) for name in step.writes)
-    if step.kind == "map":
-        times = f"{plan.chunks} x {len(step.program)} nodes"
-        return f"map {step.stage}: {times} -> {_names(plan, step)}, {moved} bytes a chunk or row block"
+    moved = sum(plan.block_bytes(name) for name in step.writes)
+    grid = f" over {' x '.join(step.over)}" if len(plan.cuts) > 1 and step.over else ""
+    times = f"{plan.cells(step.over)} x " if step.over else ""
     if step.kind == "combine":
-        value = plan.values[step.reads[0].value]
-        return f"combine {step.stage}: {value.combine} of {plan.chunks} parts -> {value.type}, {moved} bytes"
-    return f"single {step.stage}: {len(step.program)} nodes -> {_names(plan, step)}, {moved} bytes"
+        operators = {along.dim: along.combine for along in plan.values[step.reads[0].value].blocks}
+        parts = f"{times}{operators[step.along or '']} of {plan.cells([step.along or ''])} parts"
+        return f"combine {step.stage}{grid}: {parts} -> {_names(plan, step)}, {moved} bytes"
+    each = " a chunk or row block" if step.kind == "map" else ""
+    return (
+        f"{step.kind} {step.stage}{grid}: {times}{len(step.program)} nodes -> {_names(plan, step)}, {moved} bytes{each}"
+    )
 
 
 def _names(plan: Plan, step: Step) -> str:
@@ -156,12 +226,5 @@ def _names(plan: Plan, step: Step) -> str:
 
 def _reason(plan: Plan, step: Step) -> str:
     needs = [plan.values[read.value] for read in step.reads if read.value not in plan.graph.inputs]
-    whole = next((value for value in needs if value.layout == "whole"), None)
+    whole = next((value for value in needs if set(value.dims) < set(step.over)), None)
     return "it reads values of the stage before" if whole is None else f"it needs {whole.type}, complete only then"
-
-
-def _bytes(plan: Plan, value: Value) -> int:
-    count = value.type.dtype.itemsize
-    for size in value.type.bind(plan.sizes):
-        count *= size
-    return count // plan.chunks if value.layout == "shard" else count

@@ -8,19 +8,22 @@ the iteration is done again from its beginning once another worker has started.
 import heapq
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from itertools import product
+from typing import Any, TypeAlias
 
 import numpy as np
 
-from scheduler.cost import DEFAULT, Rates, program_seconds, value_bytes
+from scheduler.cost import DEFAULT, Rates, program_seconds
 from scheduler.place import place
-from scheduler.plan import Plan, Step
+from scheduler.plan import Plan, Step, local
 from workers.route import Route
 from workers.tree import Place, Tree
-from workers.work import EVERYWHERE, StepWork
+from workers.work import EVERYWHERE, Cell, StepWork
 
 _At: TypeAlias = tuple[float, int]
 
+NOWHERE = -2
+"""The place of a value that lies in blocks."""
 RESTART_SECONDS = 3.0
 """Until another worker has taken a dead one's rank."""
 
@@ -87,11 +90,12 @@ class _Clocks:
         self.factor = np.where(rng.random(ranks) < self.cluster.slow, self.cluster.slower, 1.0)
         self.made: dict[str, tuple[int, float]] = {}
         self.arrivals: dict[str, dict[int, float]] = {}
+        self.collected: set[tuple[int, str]] = set()
 
     def perform(self, step: Step, placed: StepWork) -> None:
         """All ranks do a step."""
         if step.kind == "map":
-            self._map(step)
+            self._map(step, placed)
         elif step.kind == "combine":
             self._combine(step, placed)
         else:
@@ -102,6 +106,8 @@ class _Clocks:
         for value in self.made:
             for rank in self.route.wholes.get(value, ()):
                 self._wait(rank, value)
+            for rank in range(self.cluster.ranks) if value in self.route.gathers or value in self.route.needs else ():
+                self._collect(rank, value)
 
     def forecast(self) -> Forecast:
         """The sums."""
@@ -112,34 +118,66 @@ class _Clocks:
         sent = int(self.sent.sum()), int(self.sent.max(initial=0))
         return Forecast(again, busy, *sent, self.messages, self.tasks, failed)
 
-    def _map(self, step: Step) -> None:
-        borders = np.asarray(self.plan.borders)
-        ranges = np.array([self.route.range(rank) for rank in range(self.cluster.ranks)])
-        widths = np.diff(borders)
-        once = {int(w): self._seconds(step, int(w)) for w in np.unique(widths)}
-        total = np.concatenate([[0.0], np.cumsum([once[int(w)] for w in widths])])
-        taken = (total[ranges[:, 1]] - total[ranges[:, 0]]) * self.factor
+    def _map(self, step: Step, placed: StepWork) -> None:
+        ranks = range(self.cluster.ranks)
+        seconds = self._task_seconds(step)
+        total = np.concatenate([[0.0], np.cumsum(seconds)])
+        ranges = np.array([self.route.range(rank, step.over) for rank in ranks])
         for read in step.reads:
-            for rank in self.route.wholes.get(read.value, ()) if read.value in self.made else ():
+            for rank in self.route.performers(placed) if read.value in self.made else ():
                 self._wait(rank, read.value)
+                self._collect(rank, read.value)
+        taken = (total[ranges[:, 1]] - total[ranges[:, 0]]) * self.factor
         self.now += taken
         self.busy += taken
-        self.tasks += len(widths)
+        self.tasks += len(seconds)
+        for value in step.writes:
+            self.made[value] = NOWHERE, 0.0
+
+    def _task_seconds(self, step: Step) -> "np.ndarray[Any, np.dtype[np.float64]]":
+        """What each task takes, in the order of their numbers; equal chunks take as long as one another."""
+        widths = [np.diff(self.plan.borders[dim]).tolist() for dim in step.over]
+        once = {
+            combination: self._seconds(step, combination) for combination in product(*(sorted(set(w)) for w in widths))
+        }
+        return np.array([once[combination] for combination in product(*widths)])
 
     def _combine(self, step: Step, placed: StepWork) -> None:
-        size = value_bytes(self.plan.values[step.writes[0]].type, self.plan.sizes)
-        join = self._seconds(step, None)
-        own = {rank: self.route.subtrees(rank) for rank in range(self.cluster.ranks)}
-        counts = np.diff(np.array([self.route.range(rank) for rank in own]), axis=1)[:, 0]
-        local = np.array([max(0, int(count) - len(own[rank])) * join for rank, count in zip(own, counts, strict=True)])
-        self.now += local * self.factor
-        self.busy += local * self.factor
-        self.tasks += int(max(0, self.plan.chunks - 1))
+        value, size = step.reads[0].value, self.plan.block_bytes(step.writes[0])
+        along = step.along or ""
+        join = self._seconds(step, tuple(self.plan.widest([dim])[local(dim)] for dim in step.over))
+        own = {rank: dict(self.route.trees(rank, value, along)) for rank in range(self.cluster.ranks)}
+        dims = self.plan.values[value].dims
+        counts = np.diff(np.array([self.route.range(rank, dims) for rank in own]), axis=1)[:, 0]
+        parts = np.array([sum(map(len, cells.values())) for cells in own.values()])
+        local_joins = np.maximum(0, counts - parts) * join * self.factor
+        self.now += local_joins
+        self.busy += local_joins
+        self.tasks += self.plan.cells(dims) - self.plan.cells(step.over)
         if placed.at == EVERYWHERE:
-            self._exchange(own, size, join)
+            self._exchange({rank: cells.get((), ()) for rank, cells in own.items()}, size, join)
             self.made[step.writes[0]] = EVERYWHERE, 0.0
-        else:
-            self.made[step.writes[0]] = placed.at, self._pass_up(own, size, join)
+            return
+        self._join_all(step, placed, own, size, join)
+
+    def _join_all(
+        self, step: Step, placed: StepWork, own: Mapping[int, Mapping[Cell, tuple[Place, ...]]], size: int, join: float
+    ) -> None:
+        """Each sum by itself: its parts are passed up, and the result goes to the rank that has the step's task."""
+        value, along = step.reads[0].value, step.along or ""
+        cells = product(*map(range, self.route.work.counts(step.over)))
+        parts: dict[Cell, dict[int, tuple[Place, ...]]] = {cell: {} for cell in cells}
+        for rank, places in own.items():
+            for cell, subtrees in places.items():
+                parts[cell][rank] = subtrees
+        for cell, ranks in parts.items():
+            at = self.route.owner(step.over, cell) if step.over else placed.at
+            ended = self._pass_up(ranks, along, size, join)
+            first = self.route.leaf(value, along, cell, (0, 0))
+            if first != at:
+                ended = self._send(first, ended, size)
+                self.now[at] = max(self.now[at], ended)
+            self.made[step.writes[0]] = (NOWHERE, 0.0) if step.over else (at, ended)
 
     def _exchange(self, own: Mapping[int, tuple[Place, ...]], size: int, join: float) -> None:
         ranks = self.cluster.ranks
@@ -151,9 +189,9 @@ class _Clocks:
         self.now = np.maximum(self.now, ready.max() + (self.cluster.rates.message if ranks > 1 else 0.0)) + joins
         self.busy += joins
 
-    def _pass_up(self, own: Mapping[int, tuple[Place, ...]], size: int, join: float) -> float:
+    def _pass_up(self, own: Mapping[int, tuple[Place, ...]], along: str, size: int, join: float) -> float:
         """Events in the order of time: a subtree is there; joined with its neighbour once both are at one rank."""
-        tree: Tree[_At] = Tree(self.plan.chunks, self._joiner(size, join))
+        tree: Tree[_At] = Tree(self.plan.cells([along]), self._joiner(size, join))
         for rank, places in own.items():
             for subtree in places:
                 tree.add(subtree, (float(self.now[rank]), rank))
@@ -173,39 +211,44 @@ class _Clocks:
         return joined
 
     def _single(self, step: Step, placed: StepWork) -> None:
-        taken = self._seconds(step, None)
+        taken = self._seconds(step, ())
         ranks = range(self.cluster.ranks) if placed.at == EVERYWHERE else [placed.at]
         self.tasks += len(ranks)
         for rank in ranks:
             for read in step.reads:
                 self._wait(rank, read.value)
-                if read.value in self.route.gathers:
-                    self._gather(rank, read.value)
+                self._collect(rank, read.value)
             self.now[rank] += taken * self.factor[rank]
             self.busy[rank] += taken * self.factor[rank]
         at = (EVERYWHERE, 0.0) if placed.at == EVERYWHERE else (placed.at, float(self.now[placed.at]))
         for value in step.writes:
             self.made[value] = at
 
-    def _gather(self, rank: int, value: str) -> None:
-        """The chunks of a shard come from their owners, who send them as soon as they are made."""
-        size = value_bytes(self.plan.values[value].type, self.plan.sizes) // self.plan.chunks
-        for chunk in range(self.plan.chunks) if value in self.route.makers else ():
-            owner = self.route.owner(chunk)
+    def _collect(self, rank: int, value: str) -> None:
+        """The blocks that the rank needs come from their owners, who send them as soon as they are made; each once."""
+        if (rank, value) in self.collected or value not in self.route.makers:
+            return
+        self.collected.add((rank, value))
+        dims = self.plan.values[value].dims
+        if not dims or not (rank in self.route.gathers.get(value, ()) or value in self.route.needs):
+            return
+        size = self.plan.block_bytes(value)
+        for cell in self.route.wanted(rank, value):
+            owner = self.route.owner(dims, cell)
             if owner != rank:
                 self.now[rank] = max(self.now[rank], self._send(owner, float(self.now[owner]), size))
 
     def _wait(self, rank: int, value: str) -> None:
         """The rank goes on once it has a whole value; a relay hands it on when it has it."""
         made = self.made.get(value)
-        if made is None or made[0] in (EVERYWHERE, rank):
+        if made is None or made[0] in (EVERYWHERE, NOWHERE, rank):
             return
         if value not in self.arrivals:
             self.arrivals[value] = self._spread(value, *made)
         self.now[rank] = max(self.now[rank], self.arrivals[value].get(rank, 0.0))
 
     def _spread(self, value: str, maker: int, when: float) -> dict[int, float]:
-        size = value_bytes(self.plan.values[value].type, self.plan.sizes)
+        size = self.plan.block_bytes(value)
         arrived, queue = {maker: when}, [(when, maker)]
         while queue:
             at, rank = heapq.heappop(queue)
@@ -221,6 +264,7 @@ class _Clocks:
         self.sent[rank] += size
         return when + self.cluster.rates.message + size / self.cluster.rates.network
 
-    def _seconds(self, step: Step, rows: int | None) -> float:
-        sizes = self.plan.sizes if rows is None else {**self.plan.sizes, self.plan.local: rows}
+    def _seconds(self, step: Step, widths: tuple[int, ...]) -> float:
+        """One run of the program on a cell with chunks of these widths."""
+        sizes = {**self.plan.sizes, **{local(dim): width for dim, width in zip(step.over, widths, strict=True)}}
         return program_seconds(step.program.nodes, sizes, self.cluster.rates)

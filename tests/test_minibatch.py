@@ -272,7 +272,7 @@ def test_values_that_cannot_be_batched_are_named() -> None:
 def test_the_plan_is_one_for_a_batch_and_says_so() -> None:
     with connect(workers=0) as client:
         plan = client.plan(GRAPH, FEEDS, batch={"n": BATCH}, shuffle=SEED, chunk={"n": 3}, carry=CARRY)
-        assert (plan.sizes, plan.borders) == ({"n": BATCH}, (0, 3, 6, 8))
+        assert (plan.sizes, plan.borders) == ({"n": BATCH}, {"n": (0, 3, 6, 8)})
         text = plan.to_text()
         assert "8 of 53 rows of 'n', shuffled anew in each epoch, with seed 11; 6 iteration(s) an epoch, 5 left" in text
         assert "every worker holds all of 'x', 'y', 'pair'" in text

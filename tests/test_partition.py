@@ -13,7 +13,7 @@ from scheduler.check import check_plan
 from scheduler.driver.local import run_plan
 from scheduler.partition.data import partition
 from scheduler.pipeline import compile
-from scheduler.plan import Plan, Read
+from scheduler.plan import Along, Plan, Read
 from workers.tree import Tree, chunk_owner, chunk_range, joined, subtrees
 
 N = 11
@@ -233,10 +233,13 @@ def broken(plan: Plan) -> dict[str, tuple[Plan, str]]:
         steps[number] = change(steps[number], **changes)  # type: ignore[arg-type]  # any field
         return change(plan, steps=tuple(steps))
 
+    def with_blocks(value: str, *blocks: Along) -> Plan:
+        return change(plan, values={**values, value: change(values[value], blocks=blocks)})
+
     other = change(values[partial], type=values[partial].type.with_shape((99,)))
     return {
-        "short": (change(plan, borders=plan.borders[:-1]), "do not go from 0 to 11"),
-        "empty chunk": (change(plan, borders=(0, 4, 4, 11)), "do not increase"),
+        "short": (change(plan, borders={"n": plan.borders["n"][:-1]}), "do not go from 0 to 11"),
+        "empty chunk": (change(plan, borders={"n": (0, 4, 4, 11)}), "do not increase"),
         "backwards": (change(plan, steps=plan.steps[::-1]), "not ordered"),
         "missing step": (change(plan, steps=plan.steps[:at] + plan.steps[at + 1 :]), "read before it is written"),
         "twice": (change(plan, steps=(*plan.steps[:at], first, *plan.steps[at:])), "written more than once"),
@@ -244,13 +247,17 @@ def broken(plan: Plan) -> dict[str, tuple[Plan, str]]:
         "no writes": (with_step(at, writes=()), "writes are not"),
         "unknown": (change(plan, values={k: v for k, v in values.items() if k != partial}), "not declared"),
         "type": (change(plan, values={**values, partial: other}), "written as"),
-        "operator": (change(plan, values={**values, partial: change(values[partial], combine="mean")}), "'mean'"),
-        "axis": (change(plan, values={**values, "x": change(values["x"], axis=1)}), "not along 'n'"),
-        "no axis": (change(plan, values={**values, "x": change(values["x"], axis=None)}), "has axis None"),
+        "operator": (with_blocks(partial, Along("n", combine="mean")), "'mean'"),
+        "axis": (with_blocks("x", Along("n", 1)), "not along 'n'"),
+        "two kinds": (with_blocks("x", Along("n", 0, "sum")), "is combined by 'sum'"),
+        "strange dimension": (with_blocks("x", Along("m", 0)), "has blocks along"),
+        "no grid": (with_step(at, over=()), "a map step over"),
+        "strange grid": (with_step(at, over=("m",)), "but .'n',. are cut"),
+        "joined along nothing": (with_step(place, along=None), "reads the partial value"),
         "layout": (change(plan, values={**values, joined: change(values[partial], id=joined)}), "writes the partial"),
         "sliced": (
-            with_step(at, reads=tuple(Read(r.input, r.value, 0) for r in first.reads)),
-            "slices are taken of the shard",
+            with_step(at, reads=tuple(Read(r.input, r.value, (("n", 0),)) for r in first.reads)),
+            "slices along .n. are taken of the shard",
         ),
         "one side": (
             with_step(place, program=gi.Graph(combine.program.outputs), reads=combine.reads[::-1]),

@@ -125,7 +125,7 @@ def test_any_number_of_workers_gives_the_same_bits(workers: int, reference: dict
 def test_the_job_is_cut(client: Client) -> None:
     plan = client.plan(logistic(), data(), chunk={"n": 97})
     assert plan.chunks == 11
-    assert plan.borders[-1] == ROWS
+    assert plan.borders["n"][-1] == ROWS
 
 
 def test_each_step_publishes_its_numbers(client: Client) -> None:

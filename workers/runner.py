@@ -7,6 +7,7 @@ iteration to iteration without anybody's leave. One thread in BLAS, so that resu
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import product
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -19,23 +20,23 @@ from workers.executor import Executor
 from workers.feed import Feed, part
 from workers.mesh import Address, Mesh
 from workers.minibatch import Order
-from workers.route import Route
+from workers.route import Route, blocks_read
 from workers.tree import Tree
-from workers.work import EVERYWHERE, StepWork, Work
+from workers.work import EVERYWHERE, Cell, Dims, ReadWork, StepWork, Work
 
 KEPT_STATES = 3
 """Before how many calls the carried values are kept: the one under way, one queued behind it, and the last one done."""
 
-Chunks: TypeAlias = dict[int, Array]
-Kept: TypeAlias = Array | Chunks
+Blocks: TypeAlias = dict[Cell, Array]
+Kept: TypeAlias = Array | Blocks
 
 
 class Stopped(Exception):
-    """The job was stopped between two chunks, or while it waited for another worker."""
+    """The job was stopped between two tasks, or while it waited for another worker."""
 
 
 class Runner:
-    """One job on one rank; `stopped` is asked before each chunk and while it waits."""
+    """One job on one rank; `stopped` is asked before each task and while it waits."""
 
     def __init__(
         self,
@@ -88,7 +89,7 @@ class Runner:
         return numbers
 
     def carried(self, step: int) -> dict[str, Kept]:
-        """The carried values before a step as far as they are here: whole ones, and chunks."""
+        """The carried values before a step as far as they are here: whole ones, and blocks."""
         return dict(self._states[step])
 
     def outputs(self) -> dict[str, Kept]:
@@ -105,28 +106,29 @@ class Runner:
     def _own_part(self, name: str, value: Array) -> Kept:
         if self.route.carried_whole(name):
             return value
-        return {
-            chunk: self.chunk_of(value, self.work.shards[name], chunk) for chunk in range(*self.route.range(self.rank))
-        }
+        return {cell: self.block_of(value, name, cell) for cell in self.route.wanted(self.rank, name)}
 
-    def chunk_of(self, array: Array, axis: int, chunk: int) -> Array:
-        """A chunk's slice of a whole value."""
-        return part(array, axis, *self.span(chunk, array.shape[axis]))
+    def block_of(self, array: Array, name: str, cell: Cell) -> Array:
+        """A block of a value that is here whole."""
+        blocks = self.work.blocks[name].items()
+        return self.cut(array, [(dim, axis, k) for (dim, axis), k in zip(blocks, cell, strict=True)])
 
-    def span(self, chunk: int, size: int) -> tuple[int, int]:
-        """A chunk's place on an axis whose size is a multiple of the cut dimension's."""
-        begin, end = self.work.borders[chunk : chunk + 2]
-        scale = size // self.work.borders[-1]
-        return begin * scale, end * scale
+    def cut(self, array: Array, slices: Iterable[tuple[str, int | None, int]]) -> Array:
+        """A contiguous slice, given by dimension, axis and chunk."""
+        for dim, axis, chunk in slices:
+            if axis is not None:
+                array = part(array, axis, *self.work.span(dim, chunk, array.shape[axis]))
+        return array
 
-    def execute(self, program: str, feeds: Mapping[str, Array], chunk: int | None) -> dict[str, Array]:
-        """Run a program on one chunk, or once. Values are in C order, so that no bit depends on the way they came."""
+    def execute(self, program: str, feeds: Mapping[str, Array], over: Dims, cell: Cell) -> dict[str, Array]:
+        """Run a program on one cell, or once. Values are in C order, so that no bit depends on the way they came."""
         if self.stopped():
             raise Stopped
         sizes, offsets = self.work.sizes, {}
-        if chunk is not None:
-            begin, end = self.work.borders[chunk : chunk + 2]
-            sizes, offsets = {**sizes, self.work.local: end - begin}, {self.work.local: begin}
+        if over:
+            spans = {dim: self.work.borders[dim][k : k + 2] for dim, k in zip(over, cell, strict=True)}
+            sizes = {**sizes, **{f"{dim}.local": end - begin for dim, (begin, end) in spans.items()}}
+            offsets = {f"{dim}.local": begin for dim, (begin, _) in spans.items()}
         made = self._executors[program].run(feeds, sizes, offsets, check_finite=self.work.check_finite)
         return {value: np.asarray(array, order="C") for value, array in made.items()}
 
@@ -155,20 +157,22 @@ class Runner:
 
 
 class _Iteration:
-    """One iteration on one rank: values by name, whole, in chunks, or as subtrees of sums."""
+    """One iteration on one rank: values by name, whole, in blocks, or as subtrees of sums."""
 
     def __init__(self, runner: Runner, ticket: int, turn: int, carried: Mapping[str, Kept]) -> None:
         self.runner, self.work, self.route, self.rank = runner, runner.work, runner.route, runner.rank
         self.tag = (ticket, turn)
-        self.own = range(*self.route.range(self.rank))
         self.values: dict[str, Kept] = dict(carried)
-        self.sums: dict[str, Tree[Array]] = {}
+        self.sums: dict[str, dict[Cell, Tree[Array]]] = {}
+        self.combines = {step.reads[0].value: step for step in self.work.steps if step.kind == "combine"}
 
     def perform(self) -> dict[str, Kept]:
         """All steps; the carried values of the next iteration."""
-        waits = {"map": self._map, "combine": self._combine, "single": self._single}
         for number, step in enumerate(self.work.steps):
-            waits[step.kind](step)
+            if step.kind == "combine":
+                self._combine(step)
+            else:
+                self._run(step)
             self._forget(number)
         self._deliver()
         carry = self.work.carry.items()
@@ -186,79 +190,103 @@ class _Iteration:
 
     # ---- steps ----
 
-    def _map(self, step: StepWork) -> None:
-        summed = [value for value in step.writes if value in self.work.partials]
-        for value in summed:
-            self.sums[value] = Tree(self.work.chunks, self._join(value))
-        for _, value, axis in step.reads:
-            if not (axis is None and value in self.work.shards) and self.own:
-                self._whole(value)
+    def _run(self, step: StepWork) -> None:
+        """This rank's tasks of a map or single step."""
+        tasks = self.route.tasks(self.rank, step)
+        if not tasks:
+            return
+        for read in step.reads:
+            if not self.work.dims(read.value):
+                self._whole(read.value)
         self.runner.flush()
-        for chunk in self.own:
-            feeds = {name: self._read(value, axis, chunk) for name, value, axis in step.reads}
-            for value, array in self.runner.execute(step.program, feeds, chunk).items():
-                if value in self.sums:
-                    self.sums[value].add((0, chunk), array)
-                elif value in self.work.shards:
-                    self._chunks(value)[chunk] = array
-        for value in step.writes:
-            for chunk in self.own if value in self.route.gathers else ():
-                self.runner.send(self.route.gathers[value], (*self.tag, value, chunk), self._chunks(value)[chunk])
+        for task in tasks:
+            feeds = {read.input: self._read(read, step.over, task) for read in step.reads}
+            for value, array in self.runner.execute(step.program, feeds, step.over, task).items():
+                self._made(value, task, array)
 
     def _combine(self, step: StepWork) -> None:
-        value, result = step.reads[0][1], step.writes[0]
-        tree = self.sums.pop(value)
+        value, result, along = step.reads[0].value, step.writes[0], step.along
+        assert along is not None
+        trees = self.sums.pop(value, {})
         if step.at == EVERYWHERE:
-            self._exchange(value, tree)
-        else:
-            self._pass_up(value, tree)
-        if tree.top in tree.parts:
-            self._made(result, tree.root)
+            tree = trees.get(()) or self._tree(value, ())
+            self._exchange(value, along, tree)
+            self._made(result, (), tree.root)
+            return
+        for cell in sorted({*trees, *self.route.tasks(self.rank, step)}):
+            tree = trees.get(cell) or self._tree(value, cell)
+            self._pass_up(value, along, cell, tree)
+            root = self._root(value, along, cell, step, tree)
+            if root is not None:
+                self._made(result, cell, root)
 
-    def _exchange(self, value: str, tree: Tree[Array]) -> None:
+    def _exchange(self, value: str, along: str, tree: Tree[Array]) -> None:
         """Every rank gives its subtrees to all others and joins all of them."""
         everyone = range(self.route.ranks)
         for place in sorted(tree.parts):
             self.runner.send(everyone, (*self.tag, value, *place), tree.parts[place])
         for rank in everyone:
-            for place in self.route.subtrees(rank) if rank != self.rank else ():
-                tree.add(place, self.runner.receive(rank, (*self.tag, value, *place)))
+            for _, places in self.route.trees(rank, value, along) if rank != self.rank else ():
+                for place in places:
+                    tree.add(place, self.runner.receive(rank, (*self.tag, value, *place)))
 
-    def _pass_up(self, value: str, tree: Tree[Array]) -> None:
-        """Subtrees go to the left, to the owner of the one that each is joined with, until rank 0 has the root."""
+    def _pass_up(self, value: str, along: str, cell: Cell, tree: Tree[Array]) -> None:
+        """Subtrees go to the left, to the owner of the one that each is joined with, until one rank has the root."""
         while tree.parts and tree.top not in tree.parts:
             place = max(tree.parts, key=lambda place: place[1] << place[0])
             level, index = place
             if index % 2:
                 array = tree.parts.pop(place)
-                self.runner.send([self.route.next_hop(place)], (*self.tag, value, *place), array)
+                left = self.route.leaf(value, along, cell, (level, index - 1))
+                self.runner.send([left], (*self.tag, value, *cell, *place), array)
             else:
                 right = (level, index + 1)
-                tree.add(right, self.runner.receive(self.route.owner((index + 1) << level), (*self.tag, value, *right)))
+                owner = self.route.leaf(value, along, cell, right)
+                tree.add(right, self.runner.receive(owner, (*self.tag, value, *cell, *right)))
 
-    def _single(self, step: StepWork) -> None:
-        if not self.route.performs(self.rank, step):
-            return
-        feeds = {name: self._whole(value) for name, value, _ in step.reads}
-        self.runner.flush()
-        for value, array in self.runner.execute(step.program, feeds, None).items():
-            self._made(value, array)
+    def _root(self, value: str, along: str, cell: Cell, step: StepWork, tree: Tree[Array]) -> Array | None:
+        """The sum at the rank that performs the step, to which the owner of the first summand sends it."""
+        at = self.route.owner(step.over, cell) if step.over else step.at
+        first = self.route.leaf(value, along, cell, (0, 0))
+        tag = (*self.tag, value, *cell, "root")
+        if self.rank == first and at != first:
+            self.runner.send([at], tag, tree.root)
+        if self.rank != at:
+            return None
+        return tree.root if at == first else self.runner.receive(first, tag)
 
-    def _join(self, value: str) -> Callable[[Array, Array], Array]:
-        step = next(s for s in self.work.steps if s.kind == "combine" and s.reads[0][1] == value)
+    def _tree(self, value: str, cell: Cell) -> Tree[Array]:
+        step = self.combines[value]
+        (total,) = self.work.counts((step.along or "",))
 
         def join(left: Array, right: Array) -> Array:
-            (result,) = self.runner.execute(step.program, {"left": left, "right": right}, None).values()
+            (result,) = self.runner.execute(
+                step.program, {"left": left, "right": right}, step.over, cell if step.over else ()
+            ).values()
             return result
 
-        return join
+        return Tree(total, join)
 
     # ---- values ----
 
-    def _made(self, value: str, array: Array) -> None:
-        """A whole value is here: keep it and hand it on."""
-        self.values[value] = array
-        self.runner.send(self.route.receivers(value, self.rank), (*self.tag, value), array)
+    def _made(self, value: str, cell: Cell, array: Array) -> None:
+        """A value, or a block of it, is here: keep it and hand it on."""
+        if value in self.combines:
+            self._summand(value, cell, array)
+        elif cell:
+            self._blocks(value)[cell] = array
+            self.runner.send(self.route.readers(value, cell), (*self.tag, value, *cell), array)
+        else:
+            self.values[value] = array
+            self.runner.send(self.route.receivers(value, self.rank), (*self.tag, value), array)
+
+    def _summand(self, value: str, cell: Cell, array: Array) -> None:
+        at = self.work.dims(value).index(self.combines[value].along or "")
+        rest = (*cell[:at], *cell[at + 1 :])
+        trees = self.sums.setdefault(value, {})
+        if rest not in trees:
+            trees[rest] = self._tree(value, rest)
+        trees[rest].add((0, cell[at]), array)
 
     def _whole(self, value: str) -> Array:
         """A whole value, from here or from whoever makes it."""
@@ -267,57 +295,75 @@ class _Iteration:
             return known
         if known is None and value not in self.route.makers:
             return self.runner.feed(value).whole()
-        if value in self.work.shards:
-            return self._gathered(value)
+        if self.work.dims(value):
+            every = product(*map(range, self.work.counts(self.work.dims(value))))
+            self.values[value] = whole = joined_blocks(
+                {cell: self._block(value, cell) for cell in every}, self.work.blocks[value].values()
+            )
+            return whole
         array = self.runner.receive(self.route.giver(value, self.rank), (*self.tag, value))
-        self._made(value, array)
+        self._made(value, (), array)
         return array
 
-    def _gathered(self, value: str) -> Array:
-        chunks = dict(self._chunks(value))
-        for chunk in range(self.work.chunks):
-            if chunk not in chunks:
-                chunks[chunk] = self.runner.receive(self.route.owner(chunk), (*self.tag, value, chunk))
-        self.values[value] = whole = np.concatenate(
-            [chunks[chunk] for chunk in sorted(chunks)], axis=self.work.shards[value]
-        )
-        return whole
+    def _block(self, value: str, cell: Cell) -> Array:
+        """One block of a value, from here, from a feed, or from whoever makes it."""
+        known = self.values.get(value)
+        if known is not None and not isinstance(known, dict):
+            return self.runner.block_of(known, value, cell)
+        if value not in self.route.makers and known is None:
+            return self._fed(value, cell)
+        blocks = self._blocks(value)
+        if cell not in blocks:
+            owner = self.route.owner(self.work.dims(value), cell)
+            blocks[cell] = self.runner.receive(owner, (*self.tag, value, *cell))
+        return blocks[cell]
 
-    def _chunks(self, value: str) -> Chunks:
-        chunks = self.values.setdefault(value, {})
-        assert isinstance(chunks, dict)
-        return chunks
+    def _fed(self, value: str, cell: Cell) -> Array:
+        """A block of a feed, which keeps what is sliced along one axis."""
+        feed = self.runner.feed(value)
+        slices = [(dim, axis, k) for (dim, axis), k in zip(self.work.blocks[value].items(), cell, strict=True)]
+        dim, axis, chunk = min(slices, key=lambda each: each[1] or 0)
+        first = feed.slice(axis or 0, *self.work.span(dim, chunk, feed.rows(axis or 0)))
+        return self.runner.cut(first, [each for each in slices if each[0] != dim])
 
-    def _read(self, value: str, axis: int | None, chunk: int) -> Array:
-        if axis is not None or value in self.work.shards:
-            along = self.work.shards[value] if axis is None else axis
-            known = self.values.get(value)
-            if isinstance(known, dict):
-                return known[chunk]
-            if known is not None:
-                return self.runner.chunk_of(known, along, chunk)
-            feed = self.runner.feed(value)
-            return feed.slice(along, *self.runner.span(chunk, feed.rows(along)))
-        return self._whole(value)
+    def _blocks(self, value: str) -> Blocks:
+        blocks = self.values.setdefault(value, {})
+        assert isinstance(blocks, dict)
+        return blocks
+
+    def _read(self, read: ReadWork, over: Dims, task: Cell) -> Array:
+        """What a task reads: own blocks along its dimensions, all along others, then slices of what is whole."""
+        place, of = dict(zip(over, task, strict=True)), self.work.dims(read.value)
+        slices = [(dim, axis, place[dim]) for dim, axis in read.slices]
+        if not of and slices and read.value in self.work.inputs and read.value not in self.values:
+            (dim, axis, chunk), *others = slices
+            feed = self.runner.feed(read.value)
+            return self.runner.cut(feed.slice(axis, *self.work.span(dim, chunk, feed.rows(axis))), others)
+        if not set(of) & set(over):
+            return self.runner.cut(self._whole(read.value), slices)
+        cells = list(blocks_read(self.work, over, of, task))
+        if len(cells) == 1:
+            return self.runner.cut(self._block(read.value, cells[0]), slices)
+        axes = [None if dim in place else axis for dim, axis in self.work.blocks[read.value].items()]
+        found = joined_blocks({cell: self._block(read.value, cell) for cell in cells}, axes)
+        return self.runner.cut(found, slices)
 
     def _carried(self, name: str, value: str) -> Kept:
         if self.route.carried_whole(name):
             return self._whole(value)
-        if value in self.work.inputs:
-            return {chunk: self._read(value, None, chunk) for chunk in self.own}
-        return self._kept_value(value)
+        return {cell: self._block(value, cell) for cell in self.route.wanted(self.rank, name)}
 
     def _kept_value(self, value: str) -> Kept:
         known = self.values.get(value)
-        if known is not None:
+        if known is not None and not isinstance(known, dict):
             return known
-        if value in self.work.shards:
-            return {chunk: self._read(value, None, chunk) for chunk in self.own}
-        return self._whole(value)
+        if not self.work.dims(value):
+            return self._whole(value)
+        return {cell: self._block(value, cell) for cell in self.route.own(self.rank, self.work.dims(value))}
 
     def _is_here(self, value: str) -> bool:
         """Whether this rank has the value, or is to have it."""
-        if value in self.values or value in self.work.inputs or value in self.work.shards:
+        if value in self.values or value in self.work.inputs or value in self.work.blocks:
             return True
         return self.rank in self.route.wholes.get(value, ())
 
@@ -335,6 +381,18 @@ class _Iteration:
     def _forget(self, number: int) -> None:
         """Free the values that no later step reads and nobody keeps."""
         needed = self._last_words()
-        for _, value, _ in self.work.steps[number].reads:
-            if self.route.last[value] == number and value not in needed:
-                self.values.pop(value, None)
+        for read in self.work.steps[number].reads:
+            if self.route.last[read.value] == number and read.value not in needed:
+                self.values.pop(read.value, None)
+
+
+def joined_blocks(blocks: Mapping[Cell, Array], axes: Iterable[int | None]) -> Array:
+    """The array that blocks make up; `axes`: the axis of each of their dimensions, None where all have the same chunk."""
+    axes = list(axes)
+    while axes:
+        axis = axes.pop()
+        rows: dict[Cell, list[Array]] = {}
+        for cell in sorted(blocks):
+            rows.setdefault(cell[:-1], []).append(blocks[cell])
+        blocks = {cell: row[0] if axis is None else np.concatenate(row, axis=axis) for cell, row in rows.items()}
+    return np.asarray(blocks[()], order="C")

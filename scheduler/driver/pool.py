@@ -9,13 +9,11 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
-import numpy as np
-
 from graphir.dataset import Dataset
 from graphir.node import Array
 from scheduler.job.events import is_deterministic
 from scheduler.plan import Plan
-from workers.runner import Kept
+from workers.runner import Kept, joined_blocks
 
 Feeds: TypeAlias = Mapping[str, Array | Dataset]
 
@@ -120,10 +118,10 @@ def wanted(plan: Plan, carry: Mapping[str, str], fetch: Collection[str]) -> list
 
 
 def put_together(plan: Plan, value: str, parts: Sequence[Mapping[str, Kept]]) -> Array:
-    """A value from what each rank has of it: the whole, or chunks."""
+    """A value from what each rank has of it: the whole, or blocks."""
     held = [part[value] for part in parts if value in part]
     whole = next((array for array in held if not isinstance(array, dict)), None)
     if whole is not None:
         return whole
-    chunks = {number: array for chunks in held if isinstance(chunks, dict) for number, array in chunks.items()}
-    return np.concatenate([chunks[number] for number in sorted(chunks)], axis=plan.values[value].axis or 0)
+    blocks = {cell: array for blocks in held if isinstance(blocks, dict) for cell, array in blocks.items()}
+    return joined_blocks(blocks, [along.axis for along in plan.values[value].blocks])

@@ -1,6 +1,6 @@
 """Cut one named dimension into chunks: from placements to map, combine and single steps."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from graphir import dims
@@ -12,7 +12,7 @@ from graphir.ops.sources import input_
 from graphir.origin import Origin
 from graphir.types import TensorType
 from scheduler.partition.placement import Placement, localised, lower, place
-from scheduler.plan import Kind, Plan, Read, Step, Value
+from scheduler.plan import Along, Kind, Plan, Read, Step, Value, local
 
 JOIN = {
     "sum": arithmetic.add,
@@ -31,11 +31,13 @@ CHUNKS = 16
 
 @dataclass
 class _Program:
-    """A step's program while it is being made."""
+    """A step's program while it is being made. images: nodes that it computes first; slices: what it reads or makes again."""
 
     kind: Kind
     stage: int
+    cut: str | None
     images: dict[Node, Node] = field(default_factory=dict)
+    slices: dict[Node, Node] = field(default_factory=dict)
     reads: dict[str, Read] = field(default_factory=dict)
     leaves: list[Node] = field(default_factory=list)
     clones: dict[tuple[Node, int | None], Node] = field(default_factory=dict)
@@ -44,7 +46,7 @@ class _Program:
         """A program input that takes a value."""
         node = input_(name=name, dtype=type_.dtype.name, shape=type_.shape)
         if name not in self.reads:
-            self.reads[name] = Read(name, value, axis)
+            self.reads[name] = Read(name, value, () if axis is None or self.cut is None else ((self.cut, axis),))
             self.leaves.append(node)
         return node
 
@@ -59,26 +61,38 @@ def borders(size: int, chunk: int | None) -> tuple[int, ...]:
     return (*range(0, size, rows), size)
 
 
-def partition(graph: Graph, sizes: Mapping[str, int], cut: str | None = None, chunk: int | None = None) -> Plan:
-    """The plan that evaluates `graph` with dimension `cut` in chunks of `chunk` rows; PlanError if it cannot be."""
-    if cut is not None and cut not in graph.sizes:
+def partition(
+    graph: Graph,
+    sizes: Mapping[str, int],
+    cut: str | None = None,
+    chunk: int | None = None,
+    given: Mapping[str, int | None] | None = None,
+    *,
+    remake: bool = False,
+) -> Plan:
+    """The plan that evaluates `graph` with dimension `cut` in chunks of `chunk` rows; PlanError if it cannot be.
+
+    given: along which axis each input is already sliced, or None where it is whole; by default inputs are sliced where they can be.
+    remake: slices are computed again in each stage that uses them, not kept from stage to stage: less memory, more work, same bits.
+    """
+    if cut is not None and given is None and cut not in graph.sizes:
         raise PlanError(f"no input has the dimension {cut!r}; the named sizes are {list(graph.sizes)}")
     if cut is not None and cut not in sizes:
         raise PlanError(f"the size of the dimension {cut!r} is not given; known are {dict(sizes)}")
     with made_by(Origin("pass", of="partition")):
         lowered = graph if cut is None else lower(graph, cut)
-        placed, notes = ({}, []) if cut is None else place(lowered, cut)
-        builder = _Builder(lowered, placed, cut)
+        placed, notes = ({}, []) if cut is None else place(lowered, cut, given)
+        builder = _Builder(lowered, placed, cut, remake)
         steps, values = builder.build()
-    ends = (0, 1) if cut is None else borders(sizes[cut], chunk)
+    ends = {} if cut is None else {cut: borders(sizes[cut], chunk)}
     outputs = {name: builder.whole_or_shard(node) for name, node in lowered.outputs.items()}
-    return Plan(graph, dict(sizes), cut, ends, values, steps, outputs, tuple(dict.fromkeys(notes)))
+    return Plan(graph, dict(sizes), ends, values, steps, outputs, tuple(dict.fromkeys(notes)))
 
 
-def _mark(graph: Graph) -> str:
-    """What the names of values start with that are not inputs: "%", longer if an input's name starts so."""
-    mark = "%"
-    while any(name.startswith(mark) for name in graph.inputs):
+def mark_of(names: Iterable[str]) -> str:
+    """What the names of new values start with: "%", longer if one of the names there are starts so."""
+    mark, known = "%", list(names)
+    while any(name.startswith(mark) for name in known):
         mark += "%"
     return mark
 
@@ -86,13 +100,13 @@ def _mark(graph: Graph) -> str:
 class _Builder:
     """Turns placements into steps, then drops what nobody reads."""
 
-    def __init__(self, graph: Graph, placed: dict[Node, Placement], cut: str | None) -> None:
-        self.graph, self.cut = graph, cut
-        self.renaming = {} if cut is None else {cut: f"{cut}.local"}
+    def __init__(self, graph: Graph, placed: dict[Node, Placement], cut: str | None, remake: bool) -> None:
+        self.graph, self.cut, self.remake = graph, cut, remake
+        self.renaming = {} if cut is None else {cut: local(cut)}
         self.placed = placed or {
             node: Placement("whole", 0, free=not node.inputs and node.op.name != "input") for node in graph.nodes
         }
-        self.mark = _mark(graph)
+        self.mark = mark_of(graph.inputs)
         self.names = {node: f"{self.mark}{k}" for k, node in enumerate(graph.nodes)}
         self.wholes = {node: f"{name}.whole" for node, name in self.names.items()}
         self.names |= {node: name for name, node in graph.inputs.items()}
@@ -117,11 +131,8 @@ class _Builder:
         p = self.placed[node]
         name = self.names[node] if not whole or p.layout == "whole" else self.wholes[node]
         self.wanted.setdefault(name, node)
-        layout = "whole" if whole else p.layout
-        kept = layout == "shard", layout == "partial"
-        self.values.setdefault(
-            name, Value(name, node.type, layout, p.axis if kept[0] else None, p.combine if kept[1] else None)
-        )
+        blocks = () if whole or p.layout == "whole" or self.cut is None else (Along(self.cut, p.axis, p.combine),)
+        self.values.setdefault(name, Value(name, node.type, blocks))
         return name
 
     def whole_or_shard(self, node: Node) -> str:
@@ -129,16 +140,19 @@ class _Builder:
         return self._value(node, self.placed[node].layout != "shard")
 
     def _program(self, stage: int, kind: Kind) -> _Program:
-        return self.programs.setdefault((stage, kind), _Program(kind, stage))
+        return self.programs.setdefault((stage, kind), _Program(kind, stage, self.cut))
 
     # ---- nodes ----
 
     def _compute(self, node: Node, p: Placement) -> None:
         kind: Kind = "single" if p.layout == "whole" else "map"
         program = self._program(p.stage, kind)
+        program.images[node] = self._made(program, node, p)
+
+    def _made(self, program: _Program, node: Node, p: Placement) -> Node:
         needs = p.needs or (None,) * len(node.inputs)
         inputs = tuple(self._input(program, i, axis, p) for i, axis in zip(node.inputs, needs, strict=True))
-        program.images[node] = localised(node, inputs, p.axis, self.renaming)
+        return localised(node, inputs, p.axis, self.renaming)
 
     def _input(self, program: _Program, node: Node, axis: int | None, user: Placement) -> Node:
         p = self.placed[node]
@@ -147,10 +161,8 @@ class _Builder:
         if p.free:  # too dear to be made whole once a chunk
             single = self._program(p.stage, "single")
             single.images[node] = self._clone(single, node, None)
-        if program.kind == "map" and p.layout == "shard" and p.axis == axis:
-            return program.images.get(node) or program.read(
-                self.names[node], self._local(node, axis), self._value(node, False), None
-            )
+        if program.kind == "map" and self._is_slice(node, axis):
+            return self._slice(program, node)
         if p.layout == "partial" and user.layout == "partial" and p.stage == user.stage:
             return program.images[node]
         if program.kind == "single" and node in program.images:
@@ -161,6 +173,33 @@ class _Builder:
             return program.read(name, self._local(node, axis), value, axis)
         value = self._value(node, p.layout != "shard")
         return program.read(value, node.type, value, None)
+
+    def _slice(self, program: _Program, node: Node) -> Node:
+        """This chunk's slice: from this step, kept from an earlier one, or made again from what is kept."""
+        if node in program.images:
+            return program.images[node]
+        stack = [node]
+        while stack:
+            made, slices = stack[-1], program.slices
+            p = self.placed[made]
+            if made not in slices and self._kept(made):
+                slices[made] = program.read(self.names[made], self._local(made, p.axis), self._value(made, False), None)
+            elif made not in slices:
+                inputs = zip(made.inputs, p.needs, strict=True)
+                missing = [i for i, axis in inputs if self._is_slice(i, axis) and i not in slices]
+                stack += missing
+                if not missing:
+                    slices[made] = self._made(program, made, p)
+                continue
+            stack.pop()
+        return program.slices[node]
+
+    def _is_slice(self, node: Node, axis: int | None) -> bool:
+        return self.placed[node].layout == "shard" and self.placed[node].axis == axis
+
+    def _kept(self, node: Node) -> bool:
+        """Whether a slice is kept for later stages; views are not, since what they show is."""
+        return node.op.name == "input" or not (self.remake or node.op.cheap)
 
     def _gathered(self, node: Node) -> str:
         """The id of the whole value; a shard is gathered by the single step of its stage."""
@@ -232,7 +271,7 @@ class _Builder:
             p = self.placed[node]
             if p.layout != "partial" or p.stage != stage or name != self.wholes[node] or p.combine is None:
                 continue
-            program = _Program("combine", stage)
+            program = _Program("combine", stage, self.cut)
             left = program.read("left", node.type, self._value(node, False), None)
             right = program.read("right", node.type, self._value(node, False), None)
             steps.append(self._step(program, {name: JOIN[p.combine](left, right)}))
@@ -251,7 +290,9 @@ class _Builder:
 
     def _step(self, program: _Program, outputs: dict[str, Node]) -> Step:
         graph = Graph(outputs, inputs=program.leaves)
-        return Step(program.kind, program.stage, graph, tuple(program.reads.values()), tuple(outputs))
+        dims = () if program.cut is None else (program.cut,)
+        over, along = (dims if program.kind == "map" else ()), (program.cut if program.kind == "combine" else None)
+        return Step(program.kind, program.stage, graph, tuple(program.reads.values()), tuple(outputs), over, along)
 
 
 def _needs(node: Node, axis: int | None) -> tuple[int | None, ...]:

@@ -14,6 +14,7 @@ from graphir.ops.sources import input_
 from graphir.origin import Origin
 from scheduler.cost import node_seconds, value_bytes
 from scheduler.partition.dag import PART_SECONDS, Weights, consumers, split
+from scheduler.partition.data import mark_of
 from scheduler.plan import Plan, Read, Step, Value
 
 
@@ -93,11 +94,8 @@ class _Division:
         self.names = {node: outputs.get(node) or self._new(node) for node in self.sent}
 
     def _new(self, node: Node) -> str:
-        mark = "%"
-        while any(name.startswith(mark) for name in self.plan.graph.inputs):
-            mark += "%"
-        name = f"{mark}part.{len(self.values)}"
-        self.values[name] = Value(name, node.type, "whole")
+        name = f"{mark_of(self.plan.graph.inputs)}part.{len(self.values)}"
+        self.values[name] = Value(name, node.type)
         return name
 
     def steps(self) -> Iterable[Step]:

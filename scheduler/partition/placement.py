@@ -4,12 +4,14 @@ Each node becomes whole (computed once), shard (a slice of one axis for each chu
 chunk), in a stage: map(0), combine(0), single(0), map(1), ... Derivative nodes need no rule of their own.
 """
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from graphir import dims
 from graphir.axes import AxisRule
 from graphir.graph import Graph
 from graphir.node import Node, describe, make
+from graphir.types import TensorType
 from graphir.walk import rebuild
 from scheduler.plan import Layout
 
@@ -56,22 +58,32 @@ def _factors_of(rule: AxisRule, inputs: tuple[Node, ...], cut: str) -> list[str]
     ]
 
 
-def place(graph: Graph, cut: str) -> tuple[dict[Node, Placement], list[str]]:
-    """The placement of every node, and for each thing that is not cut the reason."""
+def place(
+    graph: Graph, cut: str, given: Mapping[str, int | None] | None = None
+) -> tuple[dict[Node, Placement], list[str]]:
+    """The placement of every node, and for each thing that is not cut the reason; `given`: the inputs' sliced axes."""
     placed: dict[Node, Placement] = {}
     notes: list[str] = []
     for node in graph.nodes:
-        placed[node] = _leaf(node, cut) if not node.inputs else _inner(node, placed, notes, cut)
+        placed[node] = _leaf(node, cut, given) if not node.inputs else _inner(node, placed, notes, cut)
     return placed, notes
 
 
-def _leaf(node: Node, cut: str) -> Placement:
-    if node.op.name == "input":
-        for axis, d in enumerate(node.type.shape):
-            if dims.is_multiple_of(d, cut):
-                return Placement("shard", 0, axis)
-        return Placement("whole", -1)
-    return Placement("whole", -1, free=True)
+def _leaf(node: Node, cut: str, given: Mapping[str, int | None] | None) -> Placement:
+    if node.op.name != "input":
+        return Placement("whole", -1, free=True)
+    axis = axis_along(node.type, cut) if given is None else given[node.attr("name")]
+    return Placement("whole", -1) if axis is None else Placement("shard", 0, axis)
+
+
+def axis_along(type_: TensorType, cut: str, taken: Collection[int] = ()) -> int | None:
+    """The first axis that can be sliced in proportion with the dimension and is not among those taken."""
+    return next((k for k, d in enumerate(type_.shape) if k not in taken and scales_with(d, cut)), None)
+
+
+def scales_with(d: dims.Dim, cut: str) -> bool:
+    """Whether an axis of this size can be sliced along the dimension: in proportion, and not sliced along another one."""
+    return dims.is_multiple_of(d, cut) and not any("." in name for name in dims.names(d))
 
 
 def _inner(node: Node, placed: dict[Node, Placement], notes: list[str], cut: str) -> Placement:
@@ -99,7 +111,7 @@ def can_cut(node: Node, rule: AxisRule, factor: str, cut: str) -> bool:
     axes = [(rule.axis_in(factor, position), source) for position, source in enumerate(node.inputs)]
     axes.append((rule.axis_out(factor), node))
     return rule.can_cut(factor) and all(
-        axis is None or dims.is_multiple_of(value.type.shape[axis], cut) for axis, value in axes
+        axis is None or scales_with(value.type.shape[axis], cut) for axis, value in axes
     )
 
 
@@ -111,7 +123,7 @@ def _stays_partial(node: Node, inputs: list[Placement], cut: str) -> bool:
 
 def _made_where_used(node: Node, cut: str) -> bool:
     """Whether a value of whole ones is made again by each step that uses it: views, and what has the cut axis."""
-    along = [axis for axis, d in enumerate(node.type.shape) if dims.is_multiple_of(d, cut)]
+    along = [axis for axis, d in enumerate(node.type.shape) if scales_with(d, cut)]
     if not along:
         return node.op.cheap
     rule = node.op.axis_rule(tuple(i.type for i in node.inputs), node.attrs)
