@@ -52,5 +52,7 @@ def _checked(given: Any, argument: Node, rule: str) -> Node | None:
 
 def without_markers(graph: Graph) -> Graph:
     """The same values without custom_vjp and stop_gradient, for a graph that is not differentiated any more."""
+    if not any(node.op.name in MARKERS for node in graph.nodes):
+        return graph
     image = walk.rebuild(graph.nodes, lambda node, inputs: inputs[0] if node.op.name in MARKERS else None)
     return Graph({name: image[node] for name, node in graph.outputs.items()}, inputs=graph.inputs)

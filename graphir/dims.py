@@ -155,6 +155,7 @@ def split_quotient(factor: str) -> tuple[Dim, int] | None:
     return dim(inner), divisor
 
 
+@functools.lru_cache(maxsize=4096)
 def is_multiple_of(value: Dim, name: str) -> bool:
     """Whether every term has `name` as a factor exactly once, so that cutting the name cuts the dimension."""
     return not isinstance(value, int) and all(

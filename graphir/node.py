@@ -69,7 +69,7 @@ class Op:
 
     __slots__ = (
         "arity", "attrs", "axes", "cheap", "cost", "decompose", "doc", "examples",
-        "infer", "joint", "kernel", "linear", "local", "name", "nodes", "offset", "typed", "version", "vjp",
+        "infer", "joint", "kernel", "linear", "local", "name", "nodes", "offset", "ruled", "typed", "version", "vjp",
     )  # fmt: skip
 
     def __init__(
@@ -101,6 +101,7 @@ class Op:
         self.cost, self.version, self.joint, self.local = cost, version, joint, local
         self.nodes: dict[tuple[Any, ...], _Entry] = {}
         self.typed = lru_cache(maxsize=4096)(self._infer_type)
+        self.ruled = lru_cache(maxsize=4096)(self._axis_rule)
         REGISTRY[name] = self
 
     def __call__(self, *inputs: "Node", **attrs: Any) -> "Node":
@@ -115,7 +116,11 @@ class Op:
 
     def axis_rule(self, types: tuple[TensorType, ...], attrs: Attrs) -> AxisRule | None:
         """The axis rule of one application, or None where the op has none."""
-        return None if isinstance(self.axes, str) else self.axes(types, dict(attrs))
+        return None if isinstance(self.axes, str) else self.ruled(types, attrs)
+
+    def _axis_rule(self, types: tuple[TensorType, ...], attrs: Attrs) -> AxisRule:
+        rule: AxisRule = self.axes(types, dict(attrs))  # type: ignore[operator]  # not a sentence: see axis_rule
+        return rule
 
     def _infer_type(self, types: tuple[TensorType, ...], attrs: Attrs) -> TensorType:
         if self.arity is not None and len(types) != self.arity:

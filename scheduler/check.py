@@ -16,7 +16,7 @@ from graphir.node import describe
 from graphir.types import TensorType
 from graphir.verify import verify
 from scheduler.plan import ORDER, Plan, Read, Step, Value, local
-from workers.executor import Executor
+from workers.executor import peak_bytes as program_peak
 
 
 def check_plan(plan: Plan) -> Plan:
@@ -143,7 +143,7 @@ def _check_outputs(plan: Plan, ready: set[str]) -> None:
 def check_memory(plan: Plan, limit: int) -> Plan:
     """The plan itself if no step's values are estimated to take more than `limit` bytes at once; LimitError otherwise."""
     for step in plan.steps:
-        needed, node = Executor(step.program).peak_bytes(plan.widest(step.over))
+        needed, node = program_peak(step.program, plan.widest(step.over))
         if needed > limit:
             smaller = any(plan.widest([dim])[local(dim)] > 1 for dim in step.over)
             advice = "use smaller chunks" if smaller else "use smaller sizes, or a larger machine"

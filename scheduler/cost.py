@@ -6,10 +6,14 @@ The default rates are those of one core of a current server; predictions are as 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
+from typing import TypeAlias
 
 from graphir.cost import node_operations
-from graphir.node import Node
+from graphir.node import Attrs, Node, Op
 from graphir.types import TensorType
+
+_Kind: TypeAlias = tuple[Op, Attrs, tuple[TensorType, ...]]
+"""All that a node's cost depends on, beside sizes and rates."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,21 +35,43 @@ class Rates:
 DEFAULT = Rates()
 
 
-def node_seconds(node: Node, sizes: Mapping[str, int], rates: Rates = DEFAULT) -> float:
-    """An estimate of one evaluation; views and leaves cost next to nothing."""
-    if node.op.cheap or not node.inputs:
-        return rates.node / 4
-    moved = sum(value_bytes(n.type, sizes) for n in (*node.inputs, node))
-    speed = rates.other
-    rule = node.op.axis_rule(tuple(i.type for i in node.inputs), node.attrs)
-    if rule is not None and rule.combine == "sum" and len(rule.inputs) > 1:
-        speed = rates.contraction * (2 if node.type.dtype.itemsize <= 4 else 1)
-    return rates.node + max(node_operations(node, sizes) / speed, moved / rates.memory)
+class Estimate:
+    """Seconds and bytes at these sizes; nodes of one kind are worked out once."""
+
+    def __init__(self, sizes: Mapping[str, int], rates: Rates = DEFAULT) -> None:
+        self.sizes, self.rates = sizes, rates
+        self._seconds: dict[_Kind, float] = {}
+        self._bytes: dict[TensorType, int] = {}
+
+    def seconds(self, node: Node) -> float:
+        """One evaluation of a node; views and leaves cost next to nothing."""
+        if node.op.cheap or not node.inputs:
+            return self.rates.node / 4
+        kind = node.op, node.attrs, tuple([i.type for i in node.inputs])
+        known = self._seconds.get(kind)
+        if known is None:
+            known = self._seconds[kind] = self._worked_out(node)
+        return known
+
+    def bytes(self, node: Node) -> int:
+        """The bytes of a node's value."""
+        known = self._bytes.get(node.type)
+        if known is None:
+            known = self._bytes[node.type] = value_bytes(node.type, self.sizes)
+        return known
+
+    def _worked_out(self, node: Node) -> float:
+        moved = sum(map(self.bytes, (*node.inputs, node)))
+        speed = self.rates.other
+        rule = node.op.axis_rule(tuple(i.type for i in node.inputs), node.attrs)
+        if rule is not None and rule.combine == "sum" and len(rule.inputs) > 1:
+            speed = self.rates.contraction * (2 if node.type.dtype.itemsize <= 4 else 1)
+        return self.rates.node + max(node_operations(node, self.sizes) / speed, moved / self.rates.memory)
 
 
 def program_seconds(nodes: Iterable[Node], sizes: Mapping[str, int], rates: Rates = DEFAULT) -> float:
     """An estimate of one run of a program."""
-    return sum(node_seconds(node, sizes, rates) for node in nodes)
+    return sum(map(Estimate(sizes, rates).seconds, nodes))
 
 
 def value_bytes(type_: TensorType, sizes: Mapping[str, int]) -> int:

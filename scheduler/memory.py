@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from scheduler.cost import value_bytes
 from scheduler.plan import Plan, Step
-from workers.executor import Executor
+from workers.executor import peak_bytes as program_peak
 from workers.route import Route
 from workers.runner import KEPT_STATES
 from workers.work import Work
@@ -51,7 +51,7 @@ class _Bound:
         route = self.route
         live = [v for v, maker in route.makers.items() if maker <= number <= route.last.get(v, maker)]
         sent = [v for v in live if v in route.wholes or v in route.gathers or v in route.needs or v in self.joined]
-        inside, _ = Executor(step.program).peak_bytes(self.plan.widest(step.over))
+        inside, _ = program_peak(step.program, self.plan.widest(step.over))
         together = sum(self._gathered(step, read.value) for read in step.reads)
         live_bytes, sent_bytes = (sum(self.bytes[v] for v in values) for values in (live, sent))
         return inside + together + live_bytes + (route.ranks > 1) * sent_bytes

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from graphir import collector
 from graphir.custom import without_markers
 from graphir.errors import PlanError
 from graphir.graph import Graph
@@ -34,7 +35,8 @@ def compile(
     unknown = [name for name in (*allowed, *rows) if name not in graph.sizes]
     if unknown:
         raise PlanError(f"no input has the dimension {unknown[0]!r}; the named sizes are {list(graph.sizes)}")
-    graph = simplify(without_markers(graph))
-    plan = choose(graph, sizes, allowed, rows) if allowed else divide(partition(graph, sizes))
-    plan = replace(check_plan(plan), check_finite=check_finite)
-    return plan if memory_limit is None else check_memory(plan, memory_limit)
+    with collector.paused():
+        graph = simplify(without_markers(graph))
+        plan = choose(graph, sizes, allowed, rows) if allowed else divide(partition(graph, sizes))
+        plan = replace(check_plan(plan), check_finite=check_finite)
+        return plan if memory_limit is None else check_memory(plan, memory_limit)

@@ -50,6 +50,14 @@ def test_parts_cover_the_nodes_once_and_have_no_cycle(case: tuple[dict[Node, tup
     assert len(parts) <= max(1, 2 * total / PART_SECONDS + 1)
 
 
+@given(weighted())
+def test_no_parts_where_a_path_is_as_long_as_everything(case: tuple[dict[Node, tuple[Node, ...]], Weights]) -> None:
+    inputs, weights = case
+    nodes = list(inputs)
+    chained = {node: (nodes[k - 1],) if k else () for k, node in enumerate(nodes)}
+    assert split(chained, weights) == [nodes]
+
+
 @settings(max_examples=60)
 @given(weighted(), st.integers(2, 5))
 def test_blocks_are_the_best_contiguous_ones(case: tuple[dict[Node, tuple[Node, ...]], Weights], count: int) -> None:

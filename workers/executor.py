@@ -20,6 +20,7 @@ from graphir.feeds import bind
 from graphir.graph import Graph
 from graphir.interpret import NO_OFFSETS, bound_attributes, joint_kernel, kernel_error, require_finite
 from graphir.node import Array, Node, describe
+from graphir.types import TensorType
 from workers import backends, blas
 
 Instruction: TypeAlias = tuple[Callable[..., Array], tuple[int, ...], int, dict[str, Any], tuple[int, ...]]
@@ -115,16 +116,8 @@ class Executor:
         return {name: np.asarray(slots[at]) for name, at in self._outputs}
 
     def peak_bytes(self, sizes: Mapping[str, int]) -> tuple[int, Node]:
-        """An upper bound on the bytes of live values, and the node at which it is reached; views count as nothing."""
-        live = highest = 0
-        at = self.graph.nodes[0]
-        size = {node: _bytes(node, sizes) for node in self.graph.nodes}
-        for node, (_, _, target, free, _) in zip(self._nodes, self._code, strict=True):
-            live += size[node] if target < len(self.graph.nodes) else 0
-            if live >= highest:
-                highest, at = live, node
-            live -= sum(size[self.graph.nodes[k]] for k in free if k < len(self.graph.nodes))
-        return highest, at
+        """As the function of this name says of the graph."""
+        return peak_bytes(self.graph, sizes)
 
     def _check_memory(self, sizes: Mapping[str, int], limit: int) -> None:
         needed, node = self.peak_bytes(sizes)
@@ -157,6 +150,28 @@ class Executor:
         require_finite(node, {node: slots[target], **{source: slots[self._slot[source]] for source in node.inputs}})
 
 
+def peak_bytes(graph: Graph, sizes: Mapping[str, int]) -> tuple[int, Node]:
+    """An upper bound on the bytes of the values that a run makes, and the node at which it is reached.
+
+    Values are freed at their last use. Views count as nothing, and so do inputs, which the caller holds.
+    """
+    known: dict[TensorType, int] = {}
+    live = highest = 0
+    at = graph.nodes[0]
+    freed: dict[int, list[Node]] = {}
+    keep = set(graph.outputs.values())
+    for source, position in walk.last_uses(graph.nodes).items():
+        if source not in keep:
+            freed.setdefault(position, []).append(source)
+    for position, node in enumerate(graph.nodes):
+        live += _bytes(node, sizes, known)
+        if live >= highest:
+            highest, at = live, node
+        for source in freed.get(position, ()):
+            live -= _bytes(source, sizes, known)
+    return highest, at
+
+
 def _freed(graph: Graph, slot: Mapping[Node, int]) -> dict[Node, tuple[int, ...]]:
     """For each node the slots that nobody reads after it."""
     keep = set(graph.outputs.values())
@@ -167,7 +182,11 @@ def _freed(graph: Graph, slot: Mapping[Node, int]) -> dict[Node, tuple[int, ...]
     return {node: tuple(slots) for node, slots in free.items()}
 
 
-def _bytes(node: Node, sizes: Mapping[str, int]) -> int:
+def _bytes(node: Node, sizes: Mapping[str, int], known: dict[TensorType, int]) -> int:
+    """The bytes of a node's value; `known` keeps those of types that were asked for."""
     if node.op.cheap and node.op.name != "reshape":  # a reshape of a transposed value is a copy
         return 0
-    return prod(node.type.bind(sizes)) * node.type.dtype.itemsize
+    size = known.get(node.type)
+    if size is None:
+        size = known[node.type] = prod(node.type.bind(sizes)) * node.type.dtype.itemsize
+    return size

@@ -20,6 +20,8 @@ PART_SECONDS = 0.03
 MOST_PARTS = 64
 LOOSE = 1.5
 """How much heavier than the mean a part may be."""
+WORTH = 0.9
+"""Parts that end hardly earlier than the whole are not worth it."""
 SWEEPS = 3
 BESIDE = 8
 """On how many imagined workers orders are compared."""
@@ -48,22 +50,30 @@ def split(inputs: Inputs, weights: Weights) -> list[list[Node]]:
     seconds = {node: weights.seconds(node) for node in nodes}
     total = sum(seconds.values())
     count = min(MOST_PARTS, int(total / PART_SECONDS))
-    if count < 2:
+    if count < 2 or _longest_path(inputs, seconds) >= total * WORTH:
         return [nodes]
     users = consumers(inputs)
     bytes_ = {node: weights.bytes(node) for node in nodes}
-    best, shortest = None, total * 0.9  # parts that end hardly earlier are not worth it
-    for order in (nodes, branches(inputs, users)):
-        parts = _refined(order, _blocks(order, users, seconds, bytes_, total / count), inputs, users, seconds, bytes_)
-        ends = _makespan(parts, inputs, seconds, bytes_)
-        if ends < shortest:
-            best, shortest = parts, ends
-    if best is None:
+    orders = (nodes, branches(inputs, users))
+    tried = [(order, _blocks(order, users, seconds, bytes_, total / count)) for order in orders]
+    ends = [_makespan(parts, inputs, seconds, bytes_) for _, parts in tried]
+    if min(ends) >= total:
+        return [nodes]
+    best = _refined(*tried[ends.index(min(ends))], inputs, users, seconds, bytes_)
+    if _makespan(best, inputs, seconds, bytes_) >= total * WORTH:
         return [nodes]
     found: list[list[Node]] = [[] for _ in range(max(best.values()) + 1)]
     for node in nodes:
         found[best[node]].append(node)
     return [part for part in found if part]
+
+
+def _longest_path(inputs: Inputs, seconds: Mapping[Node, float]) -> float:
+    """The seconds that no number of workers can go below."""
+    ended: dict[Node, float] = {}
+    for node, sources in inputs.items():
+        ended[node] = seconds[node] + max([ended[i] for i in sources], default=0.0)
+    return max(ended.values(), default=0.0)
 
 
 def consumers(inputs: Inputs) -> Users:
@@ -133,10 +143,11 @@ def _crossing(order: Sequence[Node], users: Users, bytes_: Mapping[Node, int]) -
     """For each border the bytes of values made before it and used after it."""
     place = {node: k for k, node in enumerate(order)}
     change = [0] * (len(order) + 2)
-    for node, following in users.items():
-        if node in place:
-            change[place[node] + 1] += bytes_[node]
-            change[max(place[user] for user in following) + 1] -= bytes_[node]
+    for node, made in place.items():
+        following = users.get(node)
+        if following:
+            change[made + 1] += bytes_[node]
+            change[max([place[user] for user in following]) + 1] -= bytes_[node]
     live, total = [], 0
     for step in change[: len(order) + 1]:
         total += step
@@ -158,21 +169,25 @@ def _refined(
     for node in order:
         loads[part[node]] = loads.get(part[node], 0.0) + seconds[node]
     heaviest = max(LOOSE * sum(loads.values()) / len(loads), *loads.values())
+    asked: Sequence[Node] = order
     for _ in range(SWEEPS):
-        moved = False
-        for node in order:
+        moved = []
+        for node in asked:
             here = part[node]
-            low = max((part[i] for i in inputs[node]), default=here)
-            high = min((part[user] for user in users.get(node, ())), default=here)
-            for there in {low, high} - {here}:
+            low = max([part[i] for i in inputs[node]], default=here)
+            high = min([part[user] for user in users.get(node, ())], default=here)
+            for there in () if low == high == here else {low, high} - {here}:
                 room = loads[there] + seconds[node] <= heaviest
                 if room and _gain(node, here, there, part, inputs, users, bytes_) > 0:
-                    part[node], moved = there, True
+                    part[node] = there
+                    moved.append(node)
                     loads[here] -= seconds[node]
                     loads[there] += seconds[node]
                     break
         if not moved:
             break
+        near = {other for node in moved for other in (*inputs[node], *users.get(node, ()))}
+        asked = [node for node in order if node in near]
     return part
 
 

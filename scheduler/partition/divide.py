@@ -12,7 +12,7 @@ from graphir.graph import Graph
 from graphir.node import Node, made_by
 from graphir.ops.sources import input_
 from graphir.origin import Origin
-from scheduler.cost import node_seconds, value_bytes
+from scheduler.cost import Estimate
 from scheduler.partition.dag import PART_SECONDS, Weights, consumers, split
 from scheduler.partition.data import mark_of
 from scheduler.plan import Plan, Read, Step, Value
@@ -35,10 +35,8 @@ def divide(plan: Plan) -> Plan:
 
 def weights(sizes: Mapping[str, int]) -> Weights:
     """Estimates of a node's seconds and bytes."""
-    return Weights(
-        lambda node: node_seconds(node, sizes),
-        lambda node: value_bytes(node.type, sizes),
-    )
+    estimate = Estimate(sizes)
+    return Weights(estimate.seconds, estimate.bytes)
 
 
 def _sizes(parts: list[list[Node]]) -> str:
