@@ -1,53 +1,186 @@
-"""Which dimension to cut: every one that may be is planned, and the plan that would end first is taken.
+"""Which dimensions to cut, and whether slices are kept from stage to stage: plans are made, and the best one is taken.
 
-Plans are compared by the time of one iteration on a cluster of BESIDE imagined workers, so that the choice depends on the
-graph and the sizes alone. What was considered is told in the plan's notes.
+The best plan ends an iteration first on a cluster of BESIDE imagined workers, among those that fit into NOMINAL_BYTES a worker; if
+none does, it is the one that takes the least memory of those that do not take much longer. So the choice depends on the graph and the sizes alone, and so do the bits of the result. Considered are: each dimension
+that may be cut; with the best one, each further dimension over a coarser grid, until no one helps; slices made again in each
+stage instead of kept; smaller chunks for want of memory. What was considered is told in the plan's notes.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from math import prod
 
 from graphir import dims
 from graphir.errors import PlanError
 from graphir.graph import Graph
 from scheduler.cost import value_bytes
+from scheduler.memory import peak_bytes
 from scheduler.outlook import in_bytes, in_seconds
 from scheduler.partition.data import partition
 from scheduler.partition.divide import divide
-from scheduler.place import ranks_for
+from scheduler.partition.refine import refine
+from scheduler.place import place, ranks_for
 from scheduler.plan import Plan
-from scheduler.simulate import Cluster, simulate
+from scheduler.simulate import Cluster, Forecast, simulate
 
 BESIDE = 8
 MOST = 8
 """How many dimensions are tried, those with the most bytes fed along them first."""
+NOMINAL_BYTES = 4 << 30
+"""The memory of an imagined worker."""
+SIDE = 4
+"""Chunks along each dimension of a grid, unless the caller says how large a chunk is."""
+FINER = (4, 16, 32, 64)
+"""How many times smaller chunks are tried for want of memory."""
+CELLS = 1 << 14
+"""How many cells a grid may have that is tried."""
+TOLD = 8
+"""How many plans the text tells of."""
+BETTER = 0.95
+"""What part of its time a plan has to take at most to be preferred to a simpler one."""
+LARGE = 50_000
+"""Nodes from which on only one dimension is tried with another: planning should take seconds."""
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    """A way to cut: the rows of a chunk by dimension, in the order of cutting; its plan, and what that costs once somebody asks."""
+
+    rows: Mapping[str, int | None]
+    remake: bool
+    plan: Plan
+
+    @cached_property
+    def forecast(self) -> Forecast:
+        """An iteration on the imagined workers."""
+        return simulate(self.plan, Cluster(ranks_for(self.plan, BESIDE)), {})
+
+    @property
+    def seconds(self) -> float:
+        """Of an iteration."""
+        return self.forecast.seconds
+
+    @cached_property
+    def bytes(self) -> int:
+        """What a worker holds at most."""
+        ranks = ranks_for(self.plan, BESIDE)
+        return peak_bytes(self.plan, place(self.plan, ranks, {}, list(self.plan.outputs)), ranks, {})
+
+    @property
+    def fits(self) -> bool:
+        """Whether an imagined worker has the memory."""
+        return self.bytes <= NOMINAL_BYTES
+
+    def beats(self, other: "_Candidate") -> bool:
+        """Whether it is worth to be preferred to a simpler one."""
+        return self.fits > other.fits if self.fits != other.fits else self.seconds < BETTER * other.seconds
+
+    def told(self) -> str:
+        """A note."""
+        sizes = self.plan.sizes
+        cuts = " and ".join(f"{d!r} = {sizes[d]} into {self.plan.cells([d])} chunk(s)" for d in self.rows)
+        again = ", slices made again in each stage" if self.remake else ""
+        over = f", over the {in_bytes(NOMINAL_BYTES)} of an imagined worker" if not self.fits else ""
+        return (
+            f"considered: cutting {cuts}{again}: {in_seconds(self.seconds)} on {BESIDE} workers, "
+            f"{in_bytes(self.forecast.sent)} sent, {in_bytes(self.bytes)} of values on a worker{over}"
+        )
 
 
 def choose(graph: Graph, sizes: Mapping[str, int], allowed: Sequence[str], rows: Mapping[str, int]) -> Plan:
-    """The plan that would end first among those that cut one of the allowed dimensions; `rows` a chunk."""
+    """The best plan that cuts some of the allowed dimensions; `rows` a chunk.
+
+    Several dimensions in `rows` are all cut. PlanError if no dimension can be.
+    """
     tried = sorted(allowed, key=lambda name: -_fed(graph, sizes, name))[:MOST]
-    if len(tried) == 1:
-        return divide(partition(graph, sizes, tried[0], rows.get(tried[0])))
-    plans: dict[str, Plan] = {}
-    refused: list[str] = []
-    for name in tried:
-        try:
-            plans[name] = divide(partition(graph, sizes, name, rows.get(name)))
-        except PlanError as error:
-            refused.append(f"considered: {name!r} cannot be cut: {str(error).splitlines()[0]}")
-    if not plans:
-        return divide(partition(graph, sizes, tried[0], rows.get(tried[0])))
-    seconds, told = {}, []
-    for name, plan in plans.items():
-        forecast = simulate(plan, Cluster(ranks_for(plan, BESIDE)), {})
-        seconds[name] = forecast.seconds
-        told.append(
-            f"considered: cutting {name!r} = {sizes[name]} into {plan.chunks} chunk(s): {in_seconds(forecast.seconds)} on "
-            f"{BESIDE} workers, {in_bytes(forecast.sent)} sent"
-        )
-    best = min(plans, key=lambda name: seconds[name])
-    chosen = plans[best]
-    return replace(chosen, notes=(*chosen.notes, *told, *refused))
+    search = _Search(graph, sizes, rows)
+    named = {name: rows[name] for name in tried if name in rows}
+    best = search.candidate(named) if len(named) > 1 else search.grids(search.single(tried), tried)
+    best = search.finer(search.made_again(best))
+    told = search.told() if len(search.considered) > 1 else []
+    return replace(best.plan, notes=(*best.plan.notes, *told, *search.refused))
+
+
+class _Search:
+    def __init__(self, graph: Graph, sizes: Mapping[str, int], rows: Mapping[str, int]) -> None:
+        self.graph, self.sizes, self.rows = graph, sizes, rows
+        self.considered: list[_Candidate] = []
+        self.refused: list[str] = []
+
+    def single(self, tried: Sequence[str]) -> _Candidate:
+        """The best of the dimensions by itself."""
+        found = list(self._each(({name: self.rows.get(name)} for name in tried), len(tried) == 1))
+        if not found:
+            return self.candidate({tried[0]: self.rows.get(tried[0])})
+        return found[0] if len(found) == 1 else min(found, key=lambda c: (not c.fits, c.seconds))
+
+    def grids(self, best: _Candidate, tried: Sequence[str]) -> _Candidate:
+        """Further dimensions as long as one helps."""
+        while len(best.rows) < len(tried) and len(self.graph) <= LARGE:
+            rest = [name for name in tried if name not in best.rows]
+            grids = ({name: self._coarse(name) for name in (*best.rows, other)} for other in rest)
+            better = [c for c in self._each(grids) if c.beats(best)]
+            if not better:
+                break
+            best = min(better, key=lambda c: (not c.fits, c.seconds))
+        return best
+
+    def made_again(self, best: _Candidate) -> _Candidate:
+        """Slices made again in each stage, where values would be kept from one stage to another."""
+        if best.plan.stages < 2 or len(self.graph) > LARGE:
+            return best
+        again = self.candidate(best.rows, remake=True)
+        return again if again.beats(best) and (again.fits or again.bytes < best.bytes) else best
+
+    def finer(self, best: _Candidate) -> _Candidate:
+        """More and smaller chunks, where the caller has named no size and a worker would not have the memory otherwise."""
+        if best.fits:
+            return best
+        for known in [best] if len(self.graph) > LARGE else list(self.considered):
+            free = [name for name in known.rows if name not in self.rows]
+            for factor in FINER if free else ():
+                size = {name: -(-rows // factor) if name in free else rows for name, rows in known.plan.rows.items()}
+                if prod(-(-self.sizes[name] // rows) for name, rows in size.items()) <= CELLS:
+                    self.candidate(size, remake=known.remake)
+                    if known.plan.stages > 1 and not known.remake:
+                        self.candidate(size, remake=True)
+        fitting = [c for c in self.considered if c.fits]
+        if fitting:
+            return min(fitting, key=lambda c: c.seconds)
+        quick = 2 * min(c.seconds for c in self.considered)
+        return min((c for c in self.considered if c.seconds <= quick), key=lambda c: c.bytes)
+
+    def candidate(self, rows: Mapping[str, int | None], *, remake: bool = False) -> _Candidate:
+        """The plan with these cuts, and what it costs; PlanError if it cannot be made."""
+        (first, size), *others = rows.items()
+        plan = partition(self.graph, self.sizes, first, size, remake=remake)
+        for name, size in others:
+            plan = refine(plan, name, size, remake=remake)
+        found = _Candidate(rows, remake, divide(plan))
+        self.considered.append(found)
+        return found
+
+    def told(self) -> list[str]:
+        """Notes on the best of what was considered."""
+        best = sorted(self.considered, key=lambda c: (not c.fits, c.seconds))
+        more = [f"considered: {len(best) - TOLD} more"] if len(best) > TOLD else []
+        return [*(c.told() for c in best[:TOLD]), *more]
+
+    def _each(self, cuts: Iterator[Mapping[str, int | None]], only: bool = False) -> Iterator[_Candidate]:
+        for rows in cuts:
+            try:
+                yield self.candidate(rows)
+            except PlanError as error:
+                if only:
+                    raise
+                names = " and ".join(map(repr, rows))
+                self.refused.append(f"considered: {names} cannot be cut: {str(error).splitlines()[0]}")
+
+    def _coarse(self, name: str) -> int:
+        """Rows of a chunk where several dimensions are cut."""
+        size = self.sizes[name]
+        return self.rows.get(name) or -(-size // SIDE)
 
 
 def _fed(graph: Graph, sizes: Mapping[str, int], name: str) -> int:

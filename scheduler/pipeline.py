@@ -26,8 +26,8 @@ def compile(
 ) -> Plan:
     """The plan of one iteration; a function of the graph, the sizes and the chunk sizes alone.
 
-    cut: the dimensions that may be cut (by default any; an empty sequence forbids cutting). chunk: rows a chunk.
-    Of several dimensions the one is cut whose plan would end first (`choose`). memory_limit: bytes that one step may
+    cut: the dimensions that may be cut (by default any; an empty sequence forbids cutting). chunk: rows a chunk; several
+    dimensions in it are all cut. Otherwise those are cut whose plan would end first (`choose`). memory_limit: bytes that one step may
     take at once, by estimate. Raises PlanError and LimitError.
     """
     rows = dict(chunk or {})

@@ -136,6 +136,11 @@ class Plan:
         """The number of cells of the grid over all cut dimensions."""
         return self.cells(self.cuts)
 
+    @property
+    def rows(self) -> dict[str, int]:
+        """The rows of a chunk by cut dimension."""
+        return {dim: ends[1] for dim, ends in self.borders.items()}
+
     def cells(self, over: Iterable[str]) -> int:
         """The number of cells of the grid over some dimensions."""
         return prod(len(self.borders[dim]) - 1 for dim in over)

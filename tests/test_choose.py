@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 
 import graphir as gi
-from scheduler.choose import BESIDE
+from scheduler.choose import BESIDE, NOMINAL_BYTES
 from scheduler.driver.local import run_plan
+from scheduler.memory import peak_bytes
 from scheduler.pipeline import compile
-from scheduler.place import ranks_for
+from scheduler.place import place, ranks_for
 from scheduler.simulate import Cluster, simulate
 
 
@@ -47,3 +48,39 @@ def test_no_other_single_cut_would_end_earlier() -> None:
 
 def test_the_chunk_size_names_the_dimension() -> None:
     assert compile(two_layers(), {"n": 5, "h": 100_000}, chunk={"n": 2}).cuts == ("n",)
+
+
+def test_several_chunk_sizes_cut_several_dimensions() -> None:
+    plan = compile(two_layers(), {"n": 24, "h": 37}, chunk={"n": 6, "h": 10})
+    assert set(plan.cuts) == {"n", "h"}
+    assert plan.rows == {"n": 6, "h": 10}
+    rng, graph = np.random.default_rng(5), two_layers()
+    feeds = {name: rng.normal(size=node.type.bind({"n": 24, "h": 37})) for name, node in graph.inputs.items()}
+    for name, value in gi.evaluate(graph, feeds).items():
+        np.testing.assert_allclose(run_plan(plan, feeds)[name], value, rtol=1e-10)
+
+
+def test_a_grid_where_one_dimension_is_not_enough() -> None:
+    x, y = gi.input("x", ("n", 4)), gi.input("y", (4, "m"))
+    far = gi.Graph(
+        {"sum": gi.sum(gi.exp(x @ y))}
+    )  # the product has 8 TB, and a thousandth of it is more than a worker can hold twice
+    plan = compile(far, {"n": 1_000_000, "m": 1_000_000})
+    assert set(plan.cuts) == {"n", "m"}
+    ranks = ranks_for(plan, BESIDE)
+    assert peak_bytes(plan, place(plan, ranks, {}, ["sum"]), ranks, {}) <= NOMINAL_BYTES
+    assert "considered: cutting 'n' = 1000000" in plan.to_text()
+    one = compile(far, {"n": 1_000_000, "m": 1_000_000}, chunk={"n": 62_500})
+    assert peak_bytes(one, place(one, 8, {}, ["sum"]), 8, {}) > NOMINAL_BYTES
+
+
+def test_slices_are_made_again_where_keeping_them_takes_too_much() -> None:
+    x, y = gi.input("x", ("n", 50)), gi.input("y", (50, 200))
+    hidden = gi.exp(x @ y)
+    graph = gi.Graph({"out": gi.sum((hidden - gi.mean(hidden, axis=0)) ** 2)})
+    small, large = compile(graph, {"n": 1000}), compile(graph, {"n": 100_000_000})
+    kept = {v.type.shape for v in small.values.values() if v.layout == "shard"}
+    again = {v.type.shape for v in large.values.values() if v.layout == "shard"}
+    assert kept == {("n", 50), ("n", 200)}
+    assert again == {("n", 50)}
+    assert "slices made again in each stage" in large.to_text()

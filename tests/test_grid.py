@@ -70,13 +70,13 @@ def sizes_of(graph: gi.Graph) -> dict[str, int]:
     return {name: SIZES[name] for name in graph.sizes}
 
 
-def cut(graph: gi.Graph, chunks: Mapping[str, int]) -> Plan:
+def cut(graph: gi.Graph, chunks: Mapping[str, int], *, remake: bool = False) -> Plan:
     """The graph cut along the given dimensions, one after the other."""
     sizes = sizes_of(graph)
     (first, rows), *others = [(dim, rows) for dim, rows in chunks.items() if dim in sizes]
-    plan = partition(graph, sizes, first, rows)
+    plan = partition(graph, sizes, first, rows, remake=remake)
     for dim, rows in others:
-        plan = refine(plan, dim, rows)
+        plan = refine(plan, dim, rows, remake=remake)
     return check_plan(plan)
 
 
@@ -168,7 +168,7 @@ def test_any_grid_of_any_graph(data: st.DataObject) -> None:
     graph = GRAPHS[data.draw(st.sampled_from(sorted(GRAPHS)))]
     sizes = sizes_of(graph)
     dims = data.draw(st.permutations(sorted(sizes)))[: data.draw(st.integers(1, len(sizes)))]
-    plan = cut(graph, {dim: data.draw(st.integers(1, sizes[dim])) for dim in dims})
+    plan = cut(graph, {dim: data.draw(st.integers(1, sizes[dim])) for dim in dims}, remake=data.draw(st.booleans()))
     made, feeds = run_plan(plan, feeds_for(graph)), feeds_for(graph)
     for key, expected in gi.evaluate(graph, feeds, sizes=sizes).items():
         np.testing.assert_allclose(made[key], expected, rtol=1e-9, atol=1e-11, err_msg=key)

@@ -24,6 +24,7 @@ from graphir.errors import (
 )
 from scheduler.driver.ray import RayPool
 from scheduler.local import EmbeddedService
+from tests.test_grid import momentum
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 
@@ -120,6 +121,19 @@ def test_any_number_of_workers_gives_the_same_bits(workers: int, reference: dict
         job = train(other)
         assert bits(job.result(WAIT)) == reference
         assert len(set(pids(other))) == workers
+
+
+def test_a_grid_of_chunks_is_carried_and_outlives_a_worker(client: Client) -> None:
+    graph, carry, feeds = momentum()
+    options: dict[str, Any] = {"carry": carry, "chunk": {"n": 4, "h": 3}}
+    with connect(workers=0) as inline:
+        plan = inline.plan(graph, feeds, chunk={"n": 4, "h": 3})
+        assert plan.chunks == 12
+        undisturbed = bits(inline.submit(graph, feeds, steps=LONG, **options).result(WAIT))
+    job = client.submit(graph, feeds, steps=LONG, checkpoint_every=50, **options)
+    until(lambda: client.service.status(job.id)["step"] > 10)
+    os.kill(pids(client)[1], signal.SIGKILL)
+    assert bits(job.result(WAIT)) == undisturbed
 
 
 def test_the_job_is_cut(client: Client) -> None:

@@ -19,13 +19,13 @@ from scheduler.partition.placement import axis_along, scales_with
 from scheduler.plan import ORDER, Along, Kind, Plan, Read, Step, Value
 
 
-def refine(plan: Plan, cut: str, chunk: int | None = None) -> Plan:
-    """The plan with one more dimension cut, in chunks of `chunk` rows; PlanError if it cannot be."""
+def refine(plan: Plan, cut: str, chunk: int | None = None, *, remake: bool = False) -> Plan:
+    """The plan with one more dimension cut, in chunks of `chunk` rows; PlanError if it cannot be. remake: as for `partition`."""
     if cut in plan.borders or cut not in plan.sizes:
         raise PlanError(f"the dimension {cut!r} is cut already or has no size; the sizes are {plan.sizes}")
     ends = {**plan.borders, cut: borders(plan.sizes[cut], chunk)}
     with made_by(Origin("pass", of="partition")):
-        refinement = _Refinement(plan, cut, tuple(ends))
+        refinement = _Refinement(plan, cut, tuple(ends), remake)
         for step in plan.steps:
             refinement.take(step)
     notes = tuple(dict.fromkeys((*plan.notes, *refinement.notes)))
@@ -49,6 +49,7 @@ class _Refinement:
     plan: Plan
     cut: str
     cuts: tuple[str, ...]
+    remake: bool
     steps: list[Step] = field(default_factory=list)
     values: dict[str, Value] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
@@ -69,7 +70,7 @@ class _Refinement:
             return
         reads = {read.input: self._fit(step, read) for read in step.reads}
         given = {name: self.values[read.value].axes.get(self.cut) for name, read in reads.items()}
-        sub = partition(step.program, self.plan.sizes, self.cut, None, given)
+        sub = partition(step.program, self.plan.sizes, self.cut, None, given, remake=self.remake)
         self.notes += sub.notes
         names = self._names(step, sub, reads)
         for part in sub.steps:
