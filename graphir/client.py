@@ -55,6 +55,9 @@ class Service(Protocol):
     def jobs(self) -> list[str]:
         """The ids of jobs, the latest first."""
 
+    def feeds(self, id: str) -> dict[str, dict[str, Any]]:
+        """What the inputs of a job were given."""
+
     def status(self, id: str) -> dict[str, Any]:
         """status, step, steps and error."""
 
@@ -108,6 +111,10 @@ class Job:
     def cancel(self) -> None:
         """Stop the job after the step under way."""
         self._service.cancel(self.id)
+
+    def feeds(self) -> dict[str, dict[str, Any]]:
+        """What each input was given, as JSON data: an array by digest, or a dataset and its files with their etags."""
+        return self._service.feeds(self.id)
 
     def plan(self) -> Any:
         """How the job is cut and run."""

@@ -4,6 +4,7 @@ Exit codes: 0 done, 1 the job failed, 2 bad usage or bad input.
 """
 
 import json
+import re
 import sys
 import time
 from dataclasses import asdict, replace
@@ -25,6 +26,8 @@ from scheduler.simulate import simulate as run_simulation
 from workers.data import open_source
 
 Pairs = tuple[tuple[str, str], ...]
+_FILE_AND_COLUMN = re.compile(r"(.+?\.(?:npy|npz|safetensors|parquet)/?):(.+)", re.DOTALL)
+_ANY_AND_COLUMN = re.compile(r"(.+):([^/:]+)", re.DOTALL)
 
 
 class _Pair(click.ParamType[tuple[str, str]]):
@@ -45,7 +48,8 @@ feed_option = click.option(
     "feeds",
     type=_Pair(),
     multiple=True,
-    help="NAME=FILE or NAME=FILE:COLUMN (.npy, .npz, .safetensors)",
+    help="NAME=FILE or NAME=FILE:COLUMN (.npy, .npz, .safetensors, .parquet); FILE may be a URL or a pattern such as "
+    "'part-*.npy', and of parquet COLUMN may be several: a,b,c",
 )
 chunk_option = click.option("--chunk", type=_Pair(), multiple=True, help="SIZE=ROWS, such as n=65536")
 batch_option = click.option(
@@ -232,19 +236,23 @@ def _feeds(graph: gi.Graph, pairs: Pairs) -> dict[str, Any]:
     """Datasets for inputs with a named leading size, so that workers read them; arrays for the others."""
     found: dict[str, Any] = {}
     for name, place in pairs:
-        path, _, column = place.rpartition(":") if _has_column(place) else (place, "", "")
-        source = gi.dataset(path, column=column or None)
+        source = _dataset(place)
         node = graph.inputs.get(name)
         if node is not None and node.type.shape and isinstance(node.type.shape[0], str):
             found[name] = source
         else:
-            opened = open_source(source)
-            found[name] = np.asarray(opened.read(0, opened.rows))
+            found[name] = np.asarray(open_source(source).whole())
     return found
 
 
-def _has_column(place: str) -> bool:
-    return not Path(place).exists() and ":" in place
+def _dataset(place: str) -> gi.Dataset:
+    """FILE or FILE:COLUMN. A colon belongs to FILE if such a file exists, or if a slash follows it, as in URLs."""
+    match = None if Path(place).exists() else _FILE_AND_COLUMN.fullmatch(place) or _ANY_AND_COLUMN.fullmatch(place)
+    if match is None:
+        return gi.dataset(place)
+    path, column = match.groups()
+    several = "," in column and not path.endswith((".npz", ".safetensors"))
+    return gi.dataset(path, column=column.split(",") if several else column)
 
 
 def _rows(pairs: Pairs) -> dict[str, int] | None:

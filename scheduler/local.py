@@ -122,6 +122,10 @@ class EmbeddedService:
         """The ids of the latest jobs, the latest first."""
         return [record.id for record in self._store.jobs()]
 
+    def feeds(self, id: str) -> dict[str, dict[str, Any]]:
+        """What the inputs of the job were given, as JSON data."""
+        return {name: feed.model_dump(mode="json") for name, feed in self._store.job(id).spec.feeds.items()}
+
     def status(self, id: str) -> dict[str, Any]:
         """Where the job is, and its error if it has one."""
         job = self._record(id).job

@@ -10,6 +10,7 @@ import pytest
 
 import graphir as gi
 from graphir import tensors
+from scheduler import cli
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -47,13 +48,39 @@ def test_grad_appends_and_show_prints(model: Path, tmp_path: Path) -> None:
 def test_run_evaluates_on_ray(model: Path, tmp_path: Path) -> None:
     rows = np.random.default_rng(0).standard_normal((20, 3))
     weights = np.array([1.0, -2.0, 0.5])
-    np.save(tmp_path / "x.npy", rows)
     (tmp_path / "w.safetensors").write_bytes(tensors.write({"w": weights}, {}))
-    feeds = ["--feed", "x=x.npy", "--feed", "w=w.safetensors:w", "--chunk", "rows=6"]
+    for number in range(4):
+        np.save(tmp_path / f"x-{number}.npy", rows[5 * number : 5 * number + 5])
+    feeds = ["--feed", "x=x-*.npy", "--feed", "w=w.safetensors:w", "--chunk", "rows=6"]
     out = gradfleet("run", model, *feeds, "--workers", 1, "-o", "out.safetensors", cwd=tmp_path)
     assert out.returncode == 0, out.stderr
     loss = tensors.open_file(tmp_path / "out.safetensors")["loss"]
     np.testing.assert_allclose(loss, np.mean((rows @ weights) ** 2), rtol=1e-13)
+
+
+@pytest.mark.parametrize(
+    ("text", "url", "column"),
+    [
+        ("a.npy", "a.npy", None),
+        ("a.npz:x", "a.npz", "x"),
+        ("w.safetensors:enc/w", "w.safetensors", "enc/w"),
+        ("a.npz:x,y", "a.npz", "x,y"),
+        ("s3://bucket/x.npy", "s3://bucket/x.npy", None),
+        ("http://host:80/a.npy", "http://host:80/a.npy", None),
+        ("http://host:80/a.npz:x", "http://host:80/a.npz", "x"),
+        ("file:///d/*.parquet:a,b", "file:///d/*.parquet", ("a", "b")),
+        ("s3://bucket/d.parquet/:a", "s3://bucket/d.parquet/", "a"),
+        ("part-*:a,b", "part-*", ("a", "b")),
+    ],
+)
+def test_files_and_columns_of_feeds(text: str, url: str, column: str | tuple[str, ...] | None) -> None:
+    assert cli._dataset(text) == gi.Dataset(url, column)
+
+
+def test_a_colon_in_the_name_of_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.npz:x"
+    path.write_bytes(b"")
+    assert cli._dataset(str(path)) == gi.Dataset(str(path))
 
 
 def test_simulate_says_what_an_imagined_cluster_would_do(model: Path, tmp_path: Path) -> None:

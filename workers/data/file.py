@@ -100,10 +100,9 @@ class File:
 
     def column(self, names: Collection[str]) -> str:
         """The one column that is asked for, which must be one of `names`."""
-        (column,) = self.columns(names)
         if isinstance(self.dataset.column, tuple):
             raise self.fault("several columns can be read of parquet only; name one")
-        return column
+        return self.columns(names)[0]
 
     def columns(self, names: Collection[str]) -> tuple[str, ...]:
         """The columns that are asked for, which must be among `names`."""

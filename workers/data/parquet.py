@@ -59,7 +59,7 @@ class _Columns:
     def _group(self, group: int, first: int, last: int) -> Array:
         if last - first == self.begins[group + 1] - self.begins[group]:
             return self._decode(group)
-        key = (self.file.identity, self.names, group)
+        key = (self.file.identity, self.names, self.tail, group)
         return decoded.get(key, lambda: self._decode(group))[first:last]
 
     def _decode(self, group: int) -> Array:

@@ -1,0 +1,77 @@
+"""A web server on loopback that answers byte ranges and tells an etag, and remembers what it was asked for."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from hashlib import sha256
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+
+class RangeServer(ThreadingHTTPServer):
+    """Files in memory by name. `served`: name, begin and end of all bytes that went out. fail: so many answers are 503."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.files: dict[str, bytes] = {}
+        self.served: list[tuple[str, int, int]] = []
+        self.ranges, self.etags, self.fail = True, True, 0
+
+    def url(self, name: str) -> str:
+        """Where a file is."""
+        return f"http://127.0.0.1:{self.server_address[1]}/{name}"
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: RangeServer
+    protocol_version = "HTTP/1.1"
+
+    def do_HEAD(self) -> None:
+        self._answer(body=False)
+
+    def do_GET(self) -> None:
+        self._answer(body=True)
+
+    def _answer(self, *, body: bool) -> None:
+        name = self.path.lstrip("/").partition("?")[0]
+        content = self.server.files.get(name)
+        if self.server.fail > 0:
+            self.server.fail -= 1
+            return self._plain(503)
+        if content is None:
+            return self._plain(404)
+        begin, end, wanted = 0, len(content), self.headers.get("Range")
+        if wanted is not None and self.server.ranges:
+            first, _, last = wanted.removeprefix("bytes=").partition("-")
+            begin, end = int(first), min(int(last) + 1, len(content))
+        self.send_response(206 if end - begin < len(content) else 200)
+        self.send_header("Content-Length", str(end - begin))
+        if self.server.etags:
+            self.send_header("ETag", f'"{sha256(content).hexdigest()[:16]}"')
+        self.end_headers()
+        if body:
+            self.server.served.append((name, begin, end))
+            self.wfile.write(content[begin:end])
+
+    def _plain(self, status: int) -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Say nothing."""
+
+
+@contextmanager
+def serving() -> Iterator[RangeServer]:
+    """A server that runs."""
+    server = RangeServer()
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
