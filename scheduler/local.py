@@ -1,7 +1,7 @@
 """The embedded service behind `connect()`: a SQLite store, blobs, and threads that run jobs.
 
-Several jobs share the workers, call by call; in this process jobs run one after the other. The pool is started with the
-first job. With a directory, jobs outlive the service: one that did not end is taken up by the next service on the same
+Several jobs share the workers, call by call, and take turns in doing so when there are more of them (`job.line`); in this
+process one runs at a time. The pool is started with the first job. With a directory, jobs outlive the service: one that did not end is taken up by the next service on the same
 directory. `close` stops jobs before their next chunk, and stops only what this service started.
 """
 
@@ -33,9 +33,11 @@ from scheduler.driver.ray import RayPool
 from scheduler.job.batching import minibatch, resolved
 from scheduler.job.blobs import Blobs
 from scheduler.job.events import CancelRequested, TaskFailed, event_to_json
+from scheduler.job.line import Line
 from scheduler.job.recent import Recent
 from scheduler.job.seen import Record
 from scheduler.job.spec import ArrayFeed, DatasetFeed, SpecError, parse_spec
+from scheduler.job.state import Job
 from scheduler.job.store import Store
 from scheduler.job.values import Values
 from scheduler.outlook import with_outlook
@@ -46,7 +48,7 @@ from workers.minibatch import Minibatch
 
 POLL_SECONDS = 0.5
 AT_ONCE = 4
-"""Jobs that share the workers at one time; the others wait in the order of submission."""
+"""Jobs that share the workers at one time; the others wait in line, and come in when one of these ends or has had its slice."""
 
 PLANS = 64
 """How many plans and graphs are kept for jobs that come again."""
@@ -70,11 +72,12 @@ class EmbeddedService:
         self._plans: OrderedDict[tuple[str, str], Plan] = OrderedDict()
         self._graphs: Recent[str, Graph] = Recent(PLANS)
         self._dumped: Recent[str, str] = Recent(PLANS)
-        self._closing, self._new = False, True
-        self._running: set[str] = set()
+        self._closing = False
+        self._line = Line(AT_ONCE if self.workers else 1)
+        self._look()
         self._threads = [
             threading.Thread(target=self._run, name=f"gradfleet-runner-{k}", daemon=True)
-            for k in range(AT_ONCE if self.workers else 1)
+            for k in range(self._line.places)
         ]
         for thread in self._threads:
             thread.start()
@@ -92,7 +95,7 @@ class EmbeddedService:
         id = self._store.submit(spec, time.time(), values=beside)
         self._dumped.put(graph.digest, digest)
         with self._notifying():
-            self._new = True
+            self._line.add(id, spec.priority, time.time())
         return id
 
     def plan(
@@ -148,6 +151,7 @@ class EmbeddedService:
         """Ask the job to stop; a job that has ended stays as it is."""
         with self._notifying():
             self._store.append(id, [CancelRequested(time.time())])
+            self._line.cancelled(id)
 
     def result(self, id: str) -> dict[str, Array]:
         """The outputs of a job that succeeded."""
@@ -273,34 +277,48 @@ class EmbeddedService:
     def _run(self) -> None:
         while (id := self._next()) is not None:
             loop = JobLoop(
-                self._store, self._values, self._pool, self._prepare, stop=lambda: self._closing, changed=self._notify
+                self._store,
+                self._values,
+                self._pool,
+                self._prepare,
+                stop=lambda: self._closing,
+                gives_way=lambda id=id: self._gives_way(id),  # type: ignore[misc]
+                changed=self._notify,
             )
             try:
-                loop.run(id, f"embedded-{os.getpid()}")
+                job = loop.run(id, f"embedded-{os.getpid()}")
             except Exception as error:  # noqa: BLE001  a defect must end its job, not the runner of all jobs
-                self._broken(id, error)
-            with self._changed:
-                self._running.discard(id)
-                self._new = True
+                job = self._broken(id, error)
+            with self._notifying():
+                if job.status.terminal:
+                    self._line.ended(id)
+                else:
+                    self._line.set_aside(id, time.time(), got_on=loop.got_on)
 
     def _next(self) -> str | None:
         with self._changed:
             while not self._closing:
-                waiting = [r.id for r in self._store.unfinished() if r.id not in self._running] if self._new else []
-                if waiting:
-                    self._running.add(waiting[0])
-                    return waiting[0]
-                self._new = False
+                id = self._line.next(time.time())
+                if id is not None:
+                    return id
                 if not self._changed.wait(POLL_SECONDS):  # now and then a look all the same
-                    self._new = True
+                    self._look()
         return None
 
-    def _broken(self, id: str, error: Exception) -> None:
+    def _gives_way(self, id: str) -> bool:
+        with self._changed:
+            return self._line.gives_way(id, time.time())
+
+    def _look(self) -> None:
+        """Take in jobs that were left here, or come from elsewhere."""
+        for record in self._store.unfinished():
+            self._line.add(record.id, record.spec.priority, record.created)
+
+    def _broken(self, id: str, error: Exception) -> Job:
         job = self._store.job(id).job
         kind, message = type(error).__name__, f"the runner failed: {error}; please report it"
         event = TaskFailed(time.time(), job.attempt, kind, message, _trace(error), deterministic=True)
-        with self._notifying():
-            self._store.append(id, [event])
+        return self._store.append(id, [event]).job
 
     def _notify(self) -> None:
         with self._notifying():

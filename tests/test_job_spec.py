@@ -40,6 +40,7 @@ FULL: dict[str, Any] = {
     "check_finite": True,
     "deadline": 3600,
     "retries": 5,
+    "priority": -2,
     "name": "softmax",
     "key": "6f1c",
 }

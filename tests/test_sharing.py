@@ -11,9 +11,10 @@ import pytest
 
 import graphir as gi
 from graphir.client import Client, connect
-from graphir.errors import JobCancelled, JobFailed
+from graphir.errors import GraphError, JobCancelled, JobFailed
 from scheduler.driver.ray import RayPool
-from scheduler.local import EmbeddedService
+from scheduler.job import line
+from scheduler.local import AT_ONCE, EmbeddedService
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 WAIT = 90.0
@@ -33,9 +34,9 @@ def descent(width: int) -> tuple[gi.Graph, dict[str, Any]]:
 JOBS = {width: descent(width) for width in (2, 3, 5)}
 
 
-def submit(client: Client, width: int, steps: int) -> Any:
+def submit(client: Client, width: int, steps: int, **options: Any) -> Any:
     graph, feeds = JOBS[width]
-    return client.submit(graph, feeds, carry={"w": "next"}, steps=steps)
+    return client.submit(graph, feeds, carry={"w": "next"}, steps=steps, **options)
 
 
 def alone(width: int, steps: int) -> bytes:
@@ -87,6 +88,64 @@ def test_more_jobs_than_run_at_once_all_end(client: Client) -> None:
     expected = {width: alone(width, 4) for width in JOBS}
     for width, job in jobs:
         assert job.result(WAIT)["next"].tobytes() == expected[width]
+
+
+def status(client: Client, job: Any) -> str:
+    return str(client.service.status(job.id)["status"])
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_small_job_does_not_wait_for_the_end_of_as_many_long_ones_as_run(
+    local_ray: None, monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
+    monkeypatch.setattr(line, "SLICE_SECONDS", 0.5)
+    with connect(workers=workers) as client:
+        long = [submit(client, 2, 10**6) for _ in range(AT_ONCE)]
+        until(lambda: any(client.service.status(job.id)["step"] > 3 for job in long))
+        assert submit(client, 3, 5).result(WAIT)["next"].tobytes() == alone(3, 5)
+        assert not any(status(client, job) == "succeeded" for job in long)
+        for job in long:
+            job.cancel()
+
+
+def test_jobs_that_take_turns_lose_no_step_and_no_bit(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(line, "SLICE_SECONDS", 0.25)
+    steps = 500
+    jobs = [(width, submit(client, width, steps)) for width in (2, 3, 5, 2, 3)]
+    found = [job.result(WAIT)["next"].tobytes() for _, job in jobs]
+    expected = {width: alone(width, steps) for width in JOBS}
+    assert found == [expected[width] for width, _ in jobs]
+    events = [list(job.events()) for _, job in jobs]
+    assert any(event["type"] == "resumed" for each in events for event in each)
+    for each in events:  # no step was done twice: what a job had done was safe when it gave its place up
+        assert [event["step"] for event in each if event["type"] == "step_done"] == list(range(steps))
+
+
+def test_a_job_of_higher_priority_ends_before_an_earlier_one(client: Client) -> None:
+    low = submit(client, 2, 1200)
+    until(lambda: client.service.status(low.id)["step"] > 3)
+    high = submit(client, 3, 1200, priority=3)
+    high.result(WAIT)
+    assert status(client, low) == "running"
+    assert low.result(WAIT)["next"].tobytes() == alone(2, 1200)
+
+
+def test_of_jobs_that_wait_the_one_of_the_highest_priority_begins() -> None:
+    with connect(workers=0) as client:
+        blocker = submit(client, 2, 10**6)
+        jobs = [(priority, submit(client, 3, 1, priority=priority)) for priority in (0, -1, 2, 1, 2)]
+        blocker.cancel()
+        for _, job in jobs:
+            job.result(WAIT)
+        begun = {job.id: next(job.events())["time"] for _, job in jobs}
+        order = sorted(jobs, key=lambda item: begun[item[1].id])
+        assert [priority for priority, _ in order] == [2, 2, 1, 0, -1]
+
+
+@pytest.mark.parametrize("priority", [11, -11, 1.5, True])
+def test_impossible_priorities_are_refused(priority: Any) -> None:
+    with connect(workers=0) as client, pytest.raises(GraphError, match="priority"):
+        submit(client, 2, 1, priority=priority)
 
 
 def slow_graph() -> tuple[gi.Graph, dict[str, Any]]:

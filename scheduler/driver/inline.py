@@ -22,6 +22,7 @@ class InlinePool:
         carry: Mapping[str, str],
         fetch: Collection[str],
         interrupted: Callable[[], bool] = never,
+        priority: int = 0,
     ) -> "InlineSession":
         """Begin a job."""
         return InlineSession(plan, feeds, carry, fetch, interrupted)

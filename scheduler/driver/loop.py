@@ -54,7 +54,10 @@ class Prepared:
 
 
 class JobLoop:
-    """Runs one job to its end, or until `stop` says so; `changed` is called after each report."""
+    """Runs one job to its end, or until `stop` or `gives_way` says so; `changed` is called after each report.
+
+    A job that gives way does so between two calls, or within one that takes long, and leaves a checkpoint of what was done.
+    """
 
     def __init__(
         self,
@@ -64,11 +67,13 @@ class JobLoop:
         prepare: Callable[[Record], Prepared],
         *,
         stop: Callable[[], bool] = lambda: False,
+        gives_way: Callable[[], bool] = lambda: False,
         changed: Callable[[], None] = lambda: None,
         clock: Clock = time.time,
     ) -> None:
         self._store, self._values, self._make_pool, self._prepare = store, values, pool, prepare
-        self._stop, self._changed, self._clock = stop, changed, clock
+        self._stop, self._gives_way, self._changed, self._clock = stop, gives_way, changed, clock
+        self._leaves = False
         self._commands: deque[Command] = deque()
         self._beside: dict[str, bytes] = {}
         self._asked = self._clock()
@@ -76,6 +81,8 @@ class JobLoop:
     def run(self, id: str, runner: str) -> Job:
         """Take a queued or left-over job and perform it."""
         self._record = record = self._store.job(id)
+        if record.job.status.terminal:  # cancelled while it waited
+            return record.job
         begin = Started if record.job.status is Status.QUEUED else Resumed
         job = self._report(begin(self._clock(), runner))
         if job.status.terminal:
@@ -86,7 +93,11 @@ class JobLoop:
             return self._report(self._failed(task_error(error, runner), job.attempt))
         try:
             while self._commands and not self._stop():
-                self._obey(self._commands.popleft())
+                command = self._commands.popleft()
+                if not isinstance(command, RunStep) or not self._gives_way():
+                    self._obey(command)
+                elif self._saved():
+                    break
         finally:
             self._session.release()
         return self._job
@@ -96,7 +107,8 @@ class JobLoop:
         self._feeds, self._plan = prepared.feeds, prepared.plan
         outputs = spec.fetch or tuple(self._plan.graph.outputs)
         try:
-            self._session = self._make_pool().open(self._plan, self._feeds, spec.carry, outputs, self._interrupted)
+            pool = self._make_pool()
+            self._session = pool.open(self._plan, self._feeds, spec.carry, outputs, self._interrupted, spec.priority)
         except TaskError as error:
             raise GraphError(error.failure.message) from error
 
@@ -121,8 +133,10 @@ class JobLoop:
         try:
             happened = work()
         except Interrupted:
-            if not self._late():  # else somebody cancelled the job, or the service is closing
+            if not self._late():  # else somebody cancelled the job, or wants its place, or the service is closing
                 self._commands.clear()
+                if not self._stop() and not self._ended():
+                    self._saved()
             return
         except WorkerDied as lost:
             happened = [WorkerLost(self._clock(), attempt, lost.worker, lost.reason, lost.state_lost)]
@@ -131,6 +145,17 @@ class JobLoop:
         except GraphError as error:  # a blob cannot be written or read
             happened = [self._failed(task_error(error, "driver"), attempt)]
         self._report(*happened)
+
+    def _saved(self) -> bool:
+        """Whether the steps that were done are safe; if not, a worker was lost or the like, and commands say how to go on."""
+        step, saved = self._job.step, self._job.checkpoint
+        if not step or (saved is not None and saved.step == step):
+            return True
+        self._leaves = True
+        self._attempt(self._job.attempt, lambda: [self._checkpoint(step)])
+        self._leaves = False
+        saved = self._job.checkpoint
+        return saved is not None and saved.step == step
 
     def _past_deadline(self) -> bool:
         deadline = self._record.spec.deadline
@@ -150,7 +175,17 @@ class JobLoop:
         if now < self._asked + ASK_SECONDS:  # the store is asked seldom, for chunks may be small
             return False
         self._asked = now
-        return self._store.job(self._record.id).job.status.terminal
+        return (self._gives_way() and not self._leaves) or self._ended()
+
+    def _ended(self) -> bool:
+        """Whether somebody else has ended the job."""
+        self._job = self._store.job(self._record.id).job
+        return self._job.status.terminal
+
+    @property
+    def got_on(self) -> bool:
+        """Whether a step ended that had not before."""
+        return self._job.furthest > self._record.job.furthest
 
     def _steps(self, step: int, attempt: int) -> list[Event]:
         """Some steps, not past the next checkpoint, whose values could not be had any more."""
@@ -166,6 +201,7 @@ class JobLoop:
         return Checkpointed(self._clock(), step, self._stored(self._session.carried()))
 
     def _finish(self, attempt: int) -> Event:
+        self._leaves = True  # there is no step to go on from any more
         return Finished(self._clock(), attempt, self._stored(self._session.outputs()))
 
     def _stored(self, values: Mapping[str, Array]) -> str:

@@ -99,11 +99,12 @@ class Pool(Protocol):
         carry: Mapping[str, str],
         fetch: Collection[str],
         interrupted: Callable[[], bool] = never,
+        priority: int = 0,
     ) -> Session:
         """Begin a job. carry: the output that feeds each input of the next iteration.
 
         interrupted: asked now and then while a call of the session waits; if it holds, the call raises Interrupted
-        and the job goes no further than the chunks under way.
+        and the job goes no further than the chunks under way. priority: of its calls beside those of other jobs.
         """
 
     def close(self) -> None:

@@ -24,6 +24,7 @@ from graphir.errors import ServiceUnavailable
 from graphir.graph import Graph
 from scheduler.driver.pool import Feeds, never
 from scheduler.driver.session import RaySession
+from scheduler.driver.turns import Turns
 from scheduler.plan import Plan
 from workers.actor import Worker
 from workers.mesh import Address, host
@@ -69,6 +70,7 @@ class RayPool:
             _start_ray(workers, object_store_memory)
         self._lock, self._issuing = threading.Lock(), threading.Lock()
         self._sessions, self._tickets = itertools.count(1), itertools.count(1)
+        self.turns = Turns()
         self._programs: dict[str, bytes] = {}
         self._joining: dict[Ref, Any] = {}
         self.members: list[Member] = []
@@ -104,10 +106,11 @@ class RayPool:
         carry: Mapping[str, str],
         fetch: Collection[str],
         interrupted: Callable[[], bool] = never,
+        priority: int = 0,
     ) -> RaySession:
         """Begin a job: programs and feeds go out; what fails on the way is raised by the first `advance`."""
         number = next(self._sessions)
-        return RaySession(self, f"{os.getpid()}-{number}", number, plan, feeds, carry, fetch, interrupted)
+        return RaySession(self, f"{os.getpid()}-{number}", number, plan, feeds, carry, fetch, interrupted, priority)
 
     def another(self, dead: Member) -> Member | None:
         """The worker in the place of a dead one, which several jobs may find so; None if none can be had soon.

@@ -19,6 +19,7 @@ from graphir.dataset import Dataset
 from graphir.errors import GraphError, ServiceUnavailable
 from graphir.node import Array
 from scheduler.driver.pool import Feeds, Interrupted, WorkerDied, put_together, task_error, wanted
+from scheduler.driver.turns import Turn
 from scheduler.place import place, ranks_for
 from scheduler.plan import Plan
 from workers.actor import Setup
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 
 CALL_SECONDS = 0.25
 """How long one call should take."""
+QUICKER = 8.0
+"""How much shorter an iteration is taken to be after one call; what was seen of it may have been its end only."""
 AHEAD = 2
 """Calls under way or queued at one time."""
 ASK_SECONDS = 0.5
@@ -47,8 +50,8 @@ class _Call:
     ticket: int
     step: int
     count: int
-    begun: float
     refs: tuple[Ref, ...]
+    turn: Turn
 
 
 class RaySession:
@@ -64,6 +67,7 @@ class RaySession:
         carry: Mapping[str, str],
         fetch: Collection[str],
         interrupted: Callable[[], bool],
+        priority: int,
     ) -> None:
         self._pool, self._name, self._number, self._plan = pool, name, number, plan
         self._interrupted, self._carry, self._kept = interrupted, carry, wanted(plan, carry, fetch)
@@ -79,6 +83,7 @@ class RaySession:
         self._setups: list[tuple[int, Ref]] = []
         self._members: list[Member] = []
         self._assign()
+        self._share = pool.turns.join(priority)
 
     def _assign(self) -> None:
         """Give the ranks of the job to the workers that there are now."""
@@ -110,12 +115,12 @@ class RaySession:
             held = self._held()
             self._assign()
             self._restore_all(held)
-        self._launch(limit)
+        self._launch(limit, waits=True)
         numbers = self._await(self._flying[0])
         call = self._flying.popleft()
         self._done = call.step + call.count
         if not self._changed():
-            self._launch(limit)
+            self._launch(limit, waits=False)
         return numbers
 
     def carried(self) -> dict[str, Array]:
@@ -154,6 +159,7 @@ class RaySession:
     def release(self) -> None:
         """End the job: workers and driver forget its values."""
         self._cancel()
+        self._pool.turns.leave(self._share)
         self._feeds, self._setups, self._puts, self._initial = {}, [], {}, {}
         for member in self._members:
             member.actor.stop.remote(self._name)
@@ -223,22 +229,33 @@ class RaySession:
 
     # ---- calls ----
 
-    def _launch(self, limit: int) -> None:
+    def _launch(self, limit: int, *, waits: bool) -> None:
+        """Send calls. The first one is waited for if `waits`; those ahead are not, since what is under way is awaited first."""
         issued = self._flying[-1].step + self._flying[-1].count if self._flying else self._done
         while len(self._flying) < AHEAD and issued < limit:
             count = max(1, min(limit - issued, int(CALL_SECONDS / self._pace)))
+            turn = self._turn(count * self._pace, waits=waits and not self._flying)
+            if turn is None:
+                return
             with self._pool.issuing() as ticket:
                 refs = tuple(m.actor.run.remote(self._name, ticket, issued, count) for m in self._members)
-            self._flying.append(_Call(ticket, issued, count, time.monotonic(), refs))
+            self._flying.append(_Call(ticket, issued, count, refs, turn))
             issued += count
 
+    def _turn(self, seconds: float, *, waits: bool) -> Turn | None:
+        """Leave to send a call."""
+        patience = ASK_SECONDS if waits else 0.0
+        while (turn := self._pool.turns.take(self._share, self._members, seconds, patience)) is None and waits:
+            self._ask()
+        return turn
+
     def _await(self, call: _Call) -> list[dict[str, float]]:
-        begun = time.monotonic()
         setups, self._setups = self._setups, []
         for rank, ref in setups:
             self._get(rank, ref)
         results = self._results(call)
-        self._pace = max((time.monotonic() - max(begun, call.begun)) / call.count, 1e-6)
+        seconds = self._pool.turns.done(call.turn) / call.count
+        self._pace = max(seconds, self._pace / QUICKER, 1e-6)
         return results[0]
 
     def _results(self, call: _Call) -> dict[int, list[dict[str, float]]]:
@@ -288,6 +305,8 @@ class RaySession:
         for call in self._flying:
             for member in self._members:
                 member.actor.cancel.remote(call.ticket)
+            self._pool.turns.done(call.turn)
+        self._pool.turns.withdraw(self._share)
         self._flying.clear()
 
     def _failed(self, rank: int, first: RayError) -> NoReturn:

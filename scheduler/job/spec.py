@@ -38,6 +38,7 @@ MAX_SIZE = 2**48
 MAX_FEED_BYTES = 2**40
 MAX_DEADLINE = 366 * 24 * 3600.0
 MAX_SEED = 2**64 - 1
+MAX_PRIORITY = 10
 IN_ORDER = "in order"
 """The shuffle that is none."""
 
@@ -161,6 +162,7 @@ class JobSpec(_Model):
     check_finite: Annotated[bool, Field(strict=True)] = False
     deadline: Seconds | None = None
     retries: Annotated[int, Field(strict=True, ge=0, le=MAX_RETRIES)] = 3
+    priority: Annotated[int, Field(strict=True, ge=-MAX_PRIORITY, le=MAX_PRIORITY)] = 0
     name: Name | None = None
     key: Name | None = None
 

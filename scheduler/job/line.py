@@ -1,0 +1,96 @@
+"""The line of jobs that have not ended: which one runs next, and which gives its place up for another.
+
+The highest priority goes first, and AGE_SECONDS of waiting are worth one step of it, so nobody waits for ever. Among equals goes
+whoever has had fewer slices, then whoever was submitted first. At the end of its slice a job gives its place up if one that waits
+would go before it. Slices grow with their number, up to a point, so that setting a job aside (a checkpoint, its feeds sent
+again) costs little beside its work; after a slice in which no step ended the next one is twice as long, without a limit.
+Pure but for its own state: times come from the caller, who also sees to it that one thread comes at a time.
+"""
+
+import heapq
+from dataclasses import dataclass, replace
+
+SLICE_SECONDS = 5.0
+LONGER = 3
+"""How often slices become twice as long."""
+AGE_SECONDS = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A job in the line. since: when it began to wait, or to run; slices: how often it was set aside; idle: without a step."""
+
+    id: str
+    priority: int
+    since: float
+    slices: int = 0
+    idle: int = 0
+
+    def rank(self, now: float) -> tuple[int, int, str]:
+        """Who has less goes first."""
+        age = int(max(0.0, now - self.since) // AGE_SECONDS)
+        return -self.priority - age, self.slices, self.id
+
+    @property
+    def slice(self) -> float:
+        """How long it may run before others come in."""
+        return SLICE_SECONDS * 2.0 ** (min(self.slices, LONGER) + self.idle)
+
+
+class Line:
+    """Jobs that wait and jobs that run, at most `places` of these."""
+
+    def __init__(self, places: int) -> None:
+        self.places = places
+        self._waiting: dict[str, Place] = {}
+        self._running: dict[str, Place] = {}
+
+    def __len__(self) -> int:
+        """How many wait."""
+        return len(self._waiting)
+
+    def add(self, id: str, priority: int, since: float) -> None:
+        """A job has come, unless it is here already."""
+        if id not in self._waiting and id not in self._running:
+            self._waiting[id] = Place(id, priority, since)
+
+    def next(self, now: float) -> str | None:
+        """The job that runs next, which from now on does."""
+        if not self._waiting:
+            return None
+        place = min(self._waiting.values(), key=lambda place: place.rank(now))
+        del self._waiting[place.id]
+        self._running[place.id] = replace(place, since=now)
+        return place.id
+
+    def gives_way(self, id: str, now: float) -> bool:
+        """Whether a job that runs is to be set aside."""
+        return id in self._giving_way(now)
+
+    def set_aside(self, id: str, now: float, *, got_on: bool) -> None:
+        """A job that ran waits again. got_on: some step of it ended meanwhile."""
+        place = self._running.pop(id)
+        idle = 0 if got_on else place.idle + 1
+        self._waiting[id] = replace(place, since=now, slices=place.slices + 1, idle=idle)
+
+    def ended(self, id: str) -> None:
+        """A job that ran has ended."""
+        self._running.pop(id, None)
+
+    def cancelled(self, id: str) -> None:
+        """A job waits no more; one that runs does until it has stopped."""
+        self._waiting.pop(id, None)
+
+    def _giving_way(self, now: float) -> set[str]:
+        """As many as are waited for and cannot be had without, those that would go last first."""
+        free = self.places - len(self._running)
+        if len(self._waiting) <= free:
+            return set()
+        over = [place for place in self._running.values() if now - place.since >= place.slice]
+        if not over:
+            return set()
+        ranks = (place.rank(now) for place in self._waiting.values())
+        waiting = heapq.nsmallest(free + len(over), ranks)[free:]
+        again = {place.id: replace(place, since=now, slices=place.slices + 1).rank(now) for place in over}
+        worst = sorted(again, key=lambda id: again[id], reverse=True)
+        return {id for id, first in zip(worst, waiting, strict=False) if first < again[id]}
