@@ -18,8 +18,9 @@ from typing import Any, Protocol, Self
 import numpy as np
 from tqdm import tqdm
 
-from graphir.errors import JobCancelled, JobFailed, ServiceUnavailable
+from graphir.errors import GraphError, JobCancelled, JobFailed, LimitError, ServiceUnavailable
 from graphir.graph import Graph
+from graphir.sweep import Sweep, groups, sweep
 
 Array = np.ndarray[Any, Any]
 GROUP = "graphir.services"
@@ -219,10 +220,21 @@ class Client:
         }  # fmt: skip
         return Job(self.service, self.service.submit(graph, feeds, options))
 
-    def map(self, graph: Graph, feeds: Iterable[Mapping[str, Any]], **options: Any) -> list[dict[str, Array]]:
-        """One graph, many values: a job each; their results in order."""
-        jobs = [self.submit(graph, each, **options) for each in feeds]
-        return [job.result() for job in jobs]
+    def map(
+        self, graph: Graph, feeds: Iterable[Mapping[str, Any]], *, batched: bool = True, **options: Any
+    ) -> "Results":
+        """One graph, many values; their results in order. options: as of `submit`.
+
+        Points with feeds of the same shapes go together as one job over a new dimension, as many as memory allows, where every op
+        can be batched; what is alike at all points is sent once. Values are those of single jobs up to the rounding of
+        products. With batched=False, `cut` or `chunk` there is a job for each point. `notes` of the result tells what was done.
+        """
+        points, carried = [dict(each) for each in feeds], options.get("carry") or {}
+        together = batched and options.get("cut") is None and options.get("chunk") is None
+        work = _Map(self, graph, points, options)
+        for numbers in groups(graph, points, carried) if together else ([n] for n in range(len(points))):
+            work.send(numbers)
+        return work.results()
 
     def plan(
         self,
@@ -253,6 +265,64 @@ class Client:
         """Find a job again."""
         self.service.status(id)
         return Job(self.service, id)
+
+
+class Results(list[dict[str, Array]]):
+    """What `map` gives: the outputs of each point in order, the jobs that made them, and how points were put together."""
+
+    def __init__(self, outputs: Iterable[dict[str, Array]], jobs: Sequence[Job], notes: Sequence[str]) -> None:
+        super().__init__(outputs)
+        self.jobs, self.notes = list(jobs), list(notes)
+
+
+class _Map:
+    """The jobs of one `map`."""
+
+    def __init__(
+        self, client: Client, graph: Graph, points: Sequence[Mapping[str, Any]], options: Mapping[str, Any]
+    ) -> None:
+        self._client, self._graph, self._points, self._options = client, graph, points, options
+        self._parts: list[tuple[list[int], Sweep | None, Job]] = []
+        self._notes: list[str] = []
+
+    def send(self, numbers: list[int]) -> None:
+        """Send some points, as one job if that is possible."""
+        if len(numbers) == 1:
+            self._parts.append((numbers, None, self._submit(self._graph, self._points[numbers[0]], numbers)))
+            return
+        try:
+            made = sweep(self._graph, [self._points[n] for n in numbers], self._options.get("carry") or {})
+            job = self._submit(made.graph, made.feeds, numbers, cut=[made.dim])
+        except LimitError as error:
+            self._note(f"{len(numbers)} points are halved", error)
+            half = len(numbers) // 2
+            self.send(numbers[:half])
+            self.send(numbers[half:])
+        except GraphError as error:
+            self._note(f"{len(numbers)} points are a job each", error)
+            for number in numbers:
+                self.send([number])
+        else:
+            self._parts.append((numbers, made, job))
+            self._notes.append(f"{len(numbers)} points are one job, {job.id}")
+
+    def results(self) -> Results:
+        """Wait for all."""
+        found: list[dict[str, Array]] = [{} for _ in self._points]
+        for numbers, made, job in self._parts:
+            out = job.result()
+            for place, number in enumerate(numbers):
+                found[number] = out if made is None else made.point(out, place)
+        return Results(found, [job for _, _, job in self._parts], self._notes)
+
+    def _submit(self, graph: Graph, feeds: Mapping[str, Any], numbers: list[int], **more: Any) -> Job:
+        options = {**self._options, **more}
+        if options.get("key") is not None:
+            options["key"] = f"{options['key']}/{numbers[0]}+{len(numbers)}"
+        return self._client.submit(graph, feeds, **options)
+
+    def _note(self, what: str, error: GraphError) -> None:
+        self._notes.append(f"{what}: {str(error).splitlines()[0]}")
 
 
 def connect(
