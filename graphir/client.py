@@ -8,6 +8,7 @@ the client asks of it.
 import json
 import os
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import entry_points
 from itertools import pairwise
@@ -18,7 +19,7 @@ from typing import Any, Protocol, Self
 import numpy as np
 from tqdm import tqdm
 
-from graphir.errors import GraphError, JobCancelled, JobFailed, LimitError, ServiceUnavailable
+from graphir.errors import GraphError, JobCancelled, JobFailed, LimitError, QueueFull, ServiceUnavailable
 from graphir.graph import Graph
 from graphir.sweep import Sweep, groups, sweep
 
@@ -123,7 +124,7 @@ class Job:
 
     def timeline(self, path: str | os.PathLike[str]) -> None:
         """Write the job's steps so far as a Chrome trace (chrome://tracing, Perfetto)."""
-        events = self._service.events(self.id)
+        events = self._so_far()
         begin = events[0]["time"] if events else 0.0
         trace = []
         for before, event in pairwise(events):
@@ -132,6 +133,12 @@ class Job:
             details = {key: event[key] for key in event if key not in ("time", "type")}
             trace.append({"name": name, "ph": "X", "pid": 1, "tid": 1, "cat": "job", **span, "args": details})
         Path(path).write_text(json.dumps({"traceEvents": trace, "displayTimeUnit": "ms"}))
+
+    def _so_far(self) -> list[dict[str, Any]]:
+        events: list[dict[str, Any]] = []
+        while page := self._service.events(self.id, events[-1]["seq"] if events else 0):
+            events += page
+        return events
 
     def __repr__(self) -> str:
         return f"<Job {self.id}: {self.status}>"
@@ -197,7 +204,7 @@ class Client:
         name: str | None = None,
         key: str | None = None,
     ) -> Job:
-        """Send a job; what is wrong with graph, feeds or options is raised here.
+        """Send a job; what is wrong with graph, feeds or options is raised here, and QueueFull while too many jobs wait.
 
         batch: rows of a named dimension that each step takes, such as {"n": 256} (a number if only one dimension is named);
         `n` is then the size of the batch for the graph. Every input with that dimension is batched, so a carried one may
@@ -227,7 +234,7 @@ class Client:
 
         Points with feeds of the same shapes go together as one job over a new dimension, as many as memory allows, where every op
         can be batched; what is alike at all points is sent once. Values are those of single jobs up to the rounding of
-        products. With batched=False, `cut` or `chunk` there is a job for each point. `notes` of the result tells what was done.
+        products. While too many jobs wait, it waits for its own. With batched=False, `cut` or `chunk` there is a job for each point. `notes` of the result tells what was done.
         """
         points, carried = [dict(each) for each in feeds], options.get("carry") or {}
         together = batched and options.get("cut") is None and options.get("chunk") is None
@@ -284,6 +291,7 @@ class _Map:
         self._client, self._graph, self._points, self._options = client, graph, points, options
         self._parts: list[tuple[list[int], Sweep | None, Job]] = []
         self._notes: list[str] = []
+        self._awaited = 0
 
     def send(self, numbers: list[int]) -> None:
         """Send some points, as one job if that is possible."""
@@ -293,6 +301,8 @@ class _Map:
         try:
             made = sweep(self._graph, [self._points[n] for n in numbers], self._options.get("carry") or {})
             job = self._submit(made.graph, made.feeds, numbers, cut=[made.dim])
+        except QueueFull:
+            raise
         except LimitError as error:
             self._note(f"{len(numbers)} points are halved", error)
             half = len(numbers) // 2
@@ -319,7 +329,14 @@ class _Map:
         options = {**self._options, **more}
         if options.get("key") is not None:
             options["key"] = f"{options['key']}/{numbers[0]}+{len(numbers)}"
-        return self._client.submit(graph, feeds, **options)
+        while True:
+            try:
+                return self._client.submit(graph, feeds, **options)
+            except QueueFull:
+                if self._awaited == len(self._parts):
+                    raise
+                deque(self._parts[self._awaited][2].events(), maxlen=0)  # until it ends
+                self._awaited += 1
 
     def _note(self, what: str, error: GraphError) -> None:
         self._notes.append(f"{what}: {str(error).splitlines()[0]}")

@@ -70,6 +70,10 @@ class LimitError(GraphError):
     """Something is larger than the stated limit."""
 
 
+class QueueFull(LimitError):
+    """A service has as many jobs waiting as it takes; the same job may be accepted later."""
+
+
 class FeedError(GraphError):
     """Values given for a graph's inputs are missing, surplus or of the wrong form."""
 

@@ -11,10 +11,8 @@ import tempfile
 import threading
 import time
 import traceback
-from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +20,13 @@ import numpy as np
 
 from graphir import tensors, wire
 from graphir.dataset import Dataset
-from graphir.errors import FeedError, GraphError, ShapeError
-from graphir.feeds import bind_sizes, check_names, convert
+from graphir.errors import GraphError
 from graphir.graph import Graph
 from graphir.node import Array
+from scheduler.accept import bytes_of, check_options, ready, sizes_of
 from scheduler.driver.inline import InlinePool
 from scheduler.driver.loop import JobLoop, Prepared
-from scheduler.driver.pool import Feeds, Pool
+from scheduler.driver.pool import Pool
 from scheduler.driver.ray import RayPool
 from scheduler.job.batching import minibatch, resolved
 from scheduler.job.blobs import Blobs
@@ -36,22 +34,17 @@ from scheduler.job.events import CancelRequested, TaskFailed, event_to_json
 from scheduler.job.line import Line
 from scheduler.job.recent import Recent
 from scheduler.job.seen import Record
-from scheduler.job.spec import ArrayFeed, DatasetFeed, SpecError, parse_spec
+from scheduler.job.spec import ArrayFeed, DatasetFeed, JobSpec, parse_spec
 from scheduler.job.state import Job
 from scheduler.job.store import Store
 from scheduler.job.values import Values
+from scheduler.limits import AT_ONCE, MAX_EVENTS, MAX_GRAPH_NODES, MAX_GRAPHS
 from scheduler.outlook import with_outlook
-from scheduler.pipeline import compile
 from scheduler.plan import Plan
-from workers.data import open_source, take
+from scheduler.plans import Plans
 from workers.minibatch import Minibatch
 
 POLL_SECONDS = 0.5
-AT_ONCE = 4
-"""Jobs that share the workers at one time; the others wait in line, and come in when one of these ends or has had its slice."""
-
-PLANS = 64
-"""How many plans and graphs are kept for jobs that come again."""
 
 
 class EmbeddedService:
@@ -68,10 +61,10 @@ class EmbeddedService:
         self._store = Store(f"sqlite:///{self.directory / 'jobs.sqlite'}", durable=durable)
         self._values = Values(self._store, Blobs(self.directory / "blobs", durable=durable))
         self._changed = threading.Condition()
-        self._starting, self._planning = threading.Lock(), threading.Lock()
-        self._plans: OrderedDict[tuple[str, str], Plan] = OrderedDict()
-        self._graphs: Recent[str, Graph] = Recent(PLANS)
-        self._dumped: Recent[str, str] = Recent(PLANS)
+        self._starting = threading.Lock()
+        self._plans = Plans()
+        self._graphs: Recent[str, Graph] = Recent(MAX_GRAPHS, MAX_GRAPH_NODES, len)
+        self._dumped: Recent[str, str] = Recent(MAX_GRAPHS)
         self._closing = False
         self._line = Line(AT_ONCE if self.workers else 1)
         self._look()
@@ -84,18 +77,21 @@ class EmbeddedService:
 
     def submit(self, graph: Graph, feeds: Mapping[str, Any], options: Mapping[str, Any]) -> str:
         """Check a job as far as possible without running it, keep it, and return its id."""
-        ready = _ready(graph, feeds)
-        sizes = bind_sizes(graph, _shapes(ready))
+        values = ready(graph, feeds)
+        sizes = sizes_of(graph, values)
         options = resolved(graph, sizes, options)
-        self._check(graph, ready, sizes, options)
+        check_options(graph, values, options)
+        with self._changed:
+            self._line.check_room(bytes_of(values))
+        self._plans.of(graph, sizes, options, _batch(graph, sizes, options), self.memory_limit)
         beside: dict[str, bytes] = {}
-        data = {name: self._feed(value, beside) for name, value in ready.items()}
+        data = {name: self._feed(value, beside) for name, value in values.items()}
         digest = self._kept_graph(graph, beside)
         spec = parse_spec({"graph": digest, "feeds": data, **options})
         id = self._store.submit(spec, time.time(), values=beside)
         self._dumped.put(graph.digest, digest)
         with self._notifying():
-            self._line.add(id, spec.priority, time.time())
+            self._line.add(id, spec.priority, time.time(), _arrays(spec))
         return id
 
     def plan(
@@ -111,10 +107,11 @@ class EmbeddedService:
         workers: int | None = None,
     ) -> Plan:
         """The plan of a job that is not run, and what is expected of it on so many workers (by default its own)."""
-        ready, carry = _ready(graph, feeds), dict(carry or {})
-        sizes = bind_sizes(graph, _shapes(ready))
-        given = resolved(graph, sizes, {"batch": batch, "shuffle": shuffle, "carry": carry})
-        made = self._compiled(graph, sizes, chunk, cut, _batch(graph, sizes, given))
+        values, carry = ready(graph, feeds), dict(carry or {})
+        sizes = sizes_of(graph, values)
+        options = {"chunk": chunk, "cut": cut, "batch": batch, "shuffle": shuffle, "carry": carry}
+        options = resolved(graph, sizes, options)
+        made = self._plans.of(graph, sizes, options, _batch(graph, sizes, options))
         return with_outlook(made, workers or self.workers or 1, carry)
 
     def job_plan(self, id: str) -> Plan:
@@ -136,11 +133,12 @@ class EmbeddedService:
         return {"status": job.status.value, "step": job.step, "steps": job.steps, "error": error}
 
     def events(self, id: str, after: int = 0, wait: float = 0.0) -> list[dict[str, Any]]:
-        """The events after a number, as JSON data with their "seq"; waits for one at most so many seconds."""
+        """Some events after a number, as JSON data with their "seq"; waits for one at most so many seconds."""
         deadline, seen = time.monotonic() + wait, self._store.seen
-        ask = wait <= 0 or seen.record(id) is None  # of a job that runs here, what happens is seen at once
+        record = seen.record(id)  # of a job that runs here, what happens is seen at once
+        ask = wait <= 0 or record is None or record.seq > after
         with self._changed:
-            while not (found := seen.events(id, after) or (self._store.events(id, after) if ask else [])):
+            while not (found := seen.events(id, after) or (self._store.events(id, after, MAX_EVENTS) if ask else [])):
                 left = deadline - time.monotonic()
                 if left <= 0:
                     break
@@ -179,56 +177,6 @@ class EmbeddedService:
         seen = self._store.seen.record(id)
         return seen if seen is not None and seen.job.status.terminal else self._store.job(id)
 
-    def _check(self, graph: Graph, feeds: Feeds, sizes: Mapping[str, int], options: Mapping[str, Any]) -> None:
-        for name in options.get("fetch") or ():
-            if name not in graph.outputs:
-                raise SpecError(f"fetch names {name!r}; the graph's outputs are {list(graph.outputs)}")
-        for name, output in options.get("carry", {}).items():
-            _check_carry(graph, feeds, name, output)
-        _unsupported(options)
-        batch, check = _batch(graph, sizes, options), bool(options.get("check_finite"))
-        self._compiled(
-            graph,
-            sizes,
-            options.get("chunk"),
-            options.get("cut"),
-            batch,
-            check_finite=check,
-            memory_limit=self.memory_limit,
-        )
-
-    def _compiled(
-        self,
-        graph: Graph,
-        sizes: Mapping[str, int],
-        chunk: Mapping[str, int] | None,
-        cut: list[str] | None,
-        batch: Minibatch | None,
-        **policy: Any,
-    ) -> Plan:
-        """The plan, made anew only if none of the latest ones was made for the same; its rows are those of the batch."""
-        if batch is not None:
-            sizes = {**sizes, batch.dim: batch.size}
-        facts = (
-            dict(sizes),
-            dict(chunk or {}),
-            cut,
-            chunk is None,
-            policy.get("check_finite", False),
-            policy.get("memory_limit"),
-        )
-        key = graph.digest, repr(facts)
-        with self._planning:
-            made = self._plans.get(key)
-        if made is None:
-            made = compile(graph, sizes, cut=cut, chunk=chunk, **policy)
-        with self._planning:
-            self._plans[key] = made
-            self._plans.move_to_end(key)
-            while len(self._plans) > PLANS:
-                self._plans.popitem(last=False)
-        return replace(made, batch=batch)
-
     def _feed(self, value: Array | Dataset, beside: dict[str, bytes]) -> dict[str, Any]:
         if isinstance(value, Dataset):
             return {"kind": "dataset", **value.to_json()}
@@ -255,12 +203,10 @@ class EmbeddedService:
         spec = record.spec
         graph = self._graph(spec.graph)
         feeds = {name: self._value(feed) for name, feed in spec.feeds.items()}
-        cut = None if spec.cut is None else list(spec.cut)
-        sizes = bind_sizes(graph, _shapes(feeds))
+        sizes = sizes_of(graph, feeds)
         batch = minibatch(graph, sizes, spec.batch, spec.shuffle, spec.carry)
-        check, limit = spec.check_finite, self.memory_limit
-        plan = self._compiled(graph, sizes, spec.chunk, cut, batch, check_finite=check, memory_limit=limit)
-        return Prepared(plan, feeds)
+        options = {"cut": spec.cut, "chunk": spec.chunk, "check_finite": spec.check_finite}
+        return Prepared(self._plans.of(graph, sizes, options, batch, self.memory_limit), feeds)
 
     def _value(self, feed: ArrayFeed | DatasetFeed) -> Array | Dataset:
         if isinstance(feed, DatasetFeed):
@@ -268,18 +214,20 @@ class EmbeddedService:
         dtype = np.dtype(feed.dtype).newbyteorder("<")
         return np.frombuffer(self._values.view(feed.blob), dtype).reshape(feed.shape)
 
-    def _pool(self) -> Pool:
+    def _pool(self, job: str) -> Pool:
         with self._starting:
             if self.pool is None:
                 self.pool = RayPool(self.workers) if self.workers else InlinePool()
-            return self.pool
+        with self._changed:
+            self._line.begins(job, time.time())
+        return self.pool
 
     def _run(self) -> None:
         while (id := self._next()) is not None:
             loop = JobLoop(
                 self._store,
                 self._values,
-                self._pool,
+                lambda id=id: self._pool(id),  # type: ignore[misc]
                 self._prepare,
                 stop=lambda: self._closing,
                 gives_way=lambda id=id: self._gives_way(id),  # type: ignore[misc]
@@ -312,7 +260,7 @@ class EmbeddedService:
     def _look(self) -> None:
         """Take in jobs that were left here, or come from elsewhere."""
         for record in self._store.unfinished():
-            self._line.add(record.id, record.spec.priority, record.created)
+            self._line.add(record.id, record.spec.priority, record.created, _arrays(record.spec))
 
     def _broken(self, id: str, error: Exception) -> Job:
         job = self._store.job(id).job
@@ -338,22 +286,9 @@ def _trace(error: BaseException) -> str:
     return "".join(traceback.format_exception(error))
 
 
-def _ready(graph: Graph, feeds: Mapping[str, Any]) -> dict[str, Array | Dataset]:
-    """The feeds with arrays of the inputs' dtypes; datasets are checked by their headers."""
-    check_names(graph, feeds)
-    ready: dict[str, Array | Dataset] = {}
-    for name, node in graph.inputs.items():
-        value = feeds[name]
-        if isinstance(value, Dataset):
-            value = take(value)
-            convert(name, np.empty(0, open_source(value).dtype), node.type)
-        ready[name] = value if isinstance(value, Dataset) else convert(name, value, node.type)
-    bind_sizes(graph, _shapes(ready))
-    return ready
-
-
-def _shapes(feeds: Feeds) -> dict[str, tuple[int, ...]]:
-    return {n: open_source(v).shape if isinstance(v, Dataset) else v.shape for n, v in feeds.items()}
+def _arrays(spec: JobSpec) -> dict[str, int]:
+    """The bytes of the arrays that are fed, by digest."""
+    return {feed.blob: feed.nbytes for feed in spec.feeds.values() if isinstance(feed, ArrayFeed)}
 
 
 def _batch(graph: Graph, sizes: Mapping[str, int], options: Mapping[str, Any]) -> Minibatch | None:
@@ -363,20 +298,3 @@ def _batch(graph: Graph, sizes: Mapping[str, int], options: Mapping[str, Any]) -
 def _machine_memory() -> int:
     """The bytes of main memory that this machine has."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
-def _check_carry(graph: Graph, feeds: Feeds, name: str, output: str) -> None:
-    if name not in graph.inputs:
-        raise SpecError(f"carry names input {name!r}; the graph's inputs are {list(graph.inputs)}")
-    if output not in graph.outputs:
-        raise SpecError(f"carry names output {output!r}; the graph's outputs are {list(graph.outputs)}")
-    source, target = graph.outputs[output].type, graph.inputs[name].type
-    if source != target:
-        raise ShapeError(f"carry feeds output {output!r} of type {source} to input {name!r} of type {target}")
-    if isinstance(feeds[name], Dataset):
-        raise FeedError(f"input {name!r} is carried and so needs an array to begin with, not a dataset")
-
-
-def _unsupported(options: Mapping[str, Any]) -> None:
-    if options.get("backend", "numpy") != "numpy":
-        raise SpecError(f"backend {options['backend']!r} is not in this version; use 'numpy'")

@@ -56,6 +56,9 @@ def test_a_job_gives_its_place_up_after_its_slice_if_somebody_waits() -> None:
     line.add("small", 0, 1.0)
     assert not line.gives_way("huge", SLICE_SECONDS - 0.1)
     assert line.gives_way("huge", SLICE_SECONDS)
+    line.begins("huge", 2.0)  # its workers were not there before
+    assert not line.gives_way("huge", SLICE_SECONDS)
+    assert line.gives_way("huge", SLICE_SECONDS + 2.0)
     line.set_aside("huge", SLICE_SECONDS, got_on=True)
     assert line.next(SLICE_SECONDS) == "small"
     assert not line.gives_way("small", 2 * SLICE_SECONDS - 0.1)

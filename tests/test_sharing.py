@@ -14,7 +14,8 @@ from graphir.client import Client, connect
 from graphir.errors import GraphError, JobCancelled, JobFailed
 from scheduler.driver.ray import RayPool
 from scheduler.job import line
-from scheduler.local import AT_ONCE, EmbeddedService
+from scheduler.limits import AT_ONCE
+from scheduler.local import EmbeddedService
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 WAIT = 90.0

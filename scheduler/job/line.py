@@ -8,7 +8,12 @@ Pure but for its own state: times come from the caller, who also sees to it that
 """
 
 import heapq
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from graphir.errors import QueueFull
+from scheduler.limits import MAX_WAITING_BYTES, MAX_WAITING_JOBS
 
 SLICE_SECONDS = 5.0
 LONGER = 3
@@ -18,13 +23,17 @@ AGE_SECONDS = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A job in the line. since: when it began to wait, or to run; slices: how often it was set aside; idle: without a step."""
+    """A job in the line. since: when it began to wait, or to run; slices: how often it was set aside; idle: without a step.
+
+    arrays: bytes of fed arrays by digest.
+    """
 
     id: str
     priority: int
     since: float
     slices: int = 0
     idle: int = 0
+    arrays: Mapping[str, int] = field(default_factory=dict)
 
     def rank(self, now: float) -> tuple[int, int, str]:
         """Who has less goes first."""
@@ -44,24 +53,43 @@ class Line:
         self.places = places
         self._waiting: dict[str, Place] = {}
         self._running: dict[str, Place] = {}
+        self._uses: Counter[str] = Counter()
+        self.bytes = 0
 
     def __len__(self) -> int:
         """How many wait."""
         return len(self._waiting)
 
-    def add(self, id: str, priority: int, since: float) -> None:
+    def check_room(self, more: int) -> None:
+        """QueueFull unless one more job, whose arrays have so many bytes, may wait."""
+        if len(self) >= MAX_WAITING_JOBS:
+            full = f"{len(self)} jobs are waiting, the limit"
+        elif self._waiting and self.bytes + more > MAX_WAITING_BYTES:
+            full = f"jobs are waiting with {self.bytes} bytes of arrays, {more} more are over the limit of {MAX_WAITING_BYTES}"
+        else:
+            return
+        raise QueueFull(
+            f"{full}; submit again when some have ended (Job.result waits for one), cancel some (Client.jobs lists "
+            "them), put many points into one job (Client.map), or feed files (gi.dataset)"
+        )
+
+    def add(self, id: str, priority: int, since: float, arrays: Mapping[str, int] | None = None) -> None:
         """A job has come, unless it is here already."""
         if id not in self._waiting and id not in self._running:
-            self._waiting[id] = Place(id, priority, since)
+            self._wait(Place(id, priority, since, arrays=arrays or {}))
 
     def next(self, now: float) -> str | None:
         """The job that runs next, which from now on does."""
         if not self._waiting:
             return None
         place = min(self._waiting.values(), key=lambda place: place.rank(now))
-        del self._waiting[place.id]
+        self._leave(place.id)
         self._running[place.id] = replace(place, since=now)
         return place.id
+
+    def begins(self, id: str, now: float) -> None:
+        """The slice of a job begins when its plan is made and workers are there, not when it left the line."""
+        self._running[id] = replace(self._running[id], since=now)
 
     def gives_way(self, id: str, now: float) -> bool:
         """Whether a job that runs is to be set aside."""
@@ -71,7 +99,7 @@ class Line:
         """A job that ran waits again. got_on: some step of it ended meanwhile."""
         place = self._running.pop(id)
         idle = 0 if got_on else place.idle + 1
-        self._waiting[id] = replace(place, since=now, slices=place.slices + 1, idle=idle)
+        self._wait(replace(place, since=now, slices=place.slices + 1, idle=idle))
 
     def ended(self, id: str) -> None:
         """A job that ran has ended."""
@@ -79,7 +107,21 @@ class Line:
 
     def cancelled(self, id: str) -> None:
         """A job waits no more; one that runs does until it has stopped."""
-        self._waiting.pop(id, None)
+        self._leave(id)
+
+    def _wait(self, place: Place) -> None:
+        self._waiting[place.id] = place
+        for digest, size in place.arrays.items():
+            self.bytes += 0 if self._uses[digest] else size
+            self._uses[digest] += 1
+
+    def _leave(self, id: str) -> None:
+        place = self._waiting.pop(id, None)
+        for digest, size in ({} if place is None else place.arrays).items():
+            self._uses[digest] -= 1
+            if not self._uses[digest]:
+                del self._uses[digest]
+                self.bytes -= size
 
     def _giving_way(self, now: float) -> set[str]:
         """As many as are waited for and cannot be had without, those that would go last first."""

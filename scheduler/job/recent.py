@@ -1,7 +1,8 @@
-"""A bounded mapping that forgets what was used longest ago. May be used by several threads."""
+"""A bounded mapping that forgets what was used longest ago; bounded by entries, and by their weight if they differ much."""
 
 import threading
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Generic, TypeVar
 
 K = TypeVar("K")
@@ -9,10 +10,11 @@ V = TypeVar("V")
 
 
 class Recent(Generic[K, V]):
-    """At most `most` entries."""
+    """At most `most` entries, of at most `heaviest` together; the newest is always kept. May be used by several threads."""
 
-    def __init__(self, most: int) -> None:
-        self._most, self._lock = most, threading.Lock()
+    def __init__(self, most: int, heaviest: int | None = None, weigh: Callable[[V], int] = lambda value: 1) -> None:
+        self._most, self._heaviest, self._weigh = most, most if heaviest is None else heaviest, weigh
+        self._weight, self._lock = 0, threading.Lock()
         self._entries: OrderedDict[K, V] = OrderedDict()
 
     def get(self, key: K) -> V | None:
@@ -26,7 +28,9 @@ class Recent(Generic[K, V]):
     def put(self, key: K, value: V) -> None:
         """Keep an entry."""
         with self._lock:
+            if key in self._entries:
+                self._weight -= self._weigh(self._entries.pop(key))
             self._entries[key] = value
-            self._entries.move_to_end(key)
-            while len(self._entries) > self._most:
-                self._entries.popitem(last=False)
+            self._weight += self._weigh(value)
+            while len(self._entries) > 1 and (len(self._entries) > self._most or self._weight > self._heaviest):
+                self._weight -= self._weigh(self._entries.popitem(last=False)[1])
