@@ -5,7 +5,8 @@ position of their neighbours, swept down and up a few times. Nothing but the sta
 """
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from html import escape
 
 from graphir import walk
@@ -16,7 +17,14 @@ from graphir.node import Node, describe
 LARGEST = 400
 """Most nodes in one picture; more cannot be read."""
 
-_SWEEPS, _DX, _DY, _HEIGHT = 6, 18, 74, 34
+HEIGHT = 34
+"""Of a node's box."""
+_SWEEPS, _DX, _DY = 6, 18, 74
+TIP = (
+    '<marker id="tip" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" orient="auto">'
+    '<path d="M0,0L8,4L0,8z" fill="#7a828e"/></marker>'
+)
+"""The head of an edge."""
 _STYLE = """
 .edge{fill:none;stroke:#7a828e;stroke-width:1.1}
 .box{stroke-width:1.4}
@@ -28,29 +36,45 @@ text{font:12px sans-serif;text-anchor:middle;fill:#1b1f24}.type{font-size:9.5px;
 """
 
 
-def to_svg(graph: Graph) -> str:
-    """The picture as a self-contained SVG document; LimitError over 400 nodes."""
-    _check_size(graph)
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where the boxes of a graph's nodes are: their centres and widths, and the size of the whole."""
+
+    centres: dict[Node, tuple[float, float]]
+    widths: dict[Node, float]
+    width: float
+    height: float
+
+
+def layout(graph: Graph, labels: Mapping[Node, tuple[str, str]] | None = None, least: float = 0.0) -> Layout:
+    """Boxes in layers, each wide enough for its two lines of text: by default label and type."""
     layers = _order(graph, _layers(graph))
-    widths = {node: 16 + 6.6 * max(len(_label(node)), len(str(node.type)) * 0.8) for node in graph.nodes}
+    texts = {node: (label(node), str(node.type)) for node in graph.nodes} | dict(labels or {})
+    widths = {node: 16 + 6.6 * max(len(upper), len(lower) * 0.8) for node, (upper, lower) in texts.items()}
     spans = [sum(widths[n] + _DX for n in layer) for layer in layers]
-    total = max([*spans, 430.0])
-    centre: dict[Node, tuple[float, float]] = {}
+    total = max([*spans, least])
+    centres: dict[Node, tuple[float, float]] = {}
     for row, (layer, span) in enumerate(zip(layers, spans, strict=True)):
         left = (total - span) / 2
         for node in layer:
-            centre[node] = (left + (widths[node] + _DX) / 2, 30 + row * _DY)
+            centres[node] = (left + (widths[node] + _DX) / 2, 30 + row * _DY)
             left += widths[node] + _DX
+    return Layout(centres, widths, total, 30 + len(layers) * _DY)
+
+
+def to_svg(graph: Graph) -> str:
+    """The picture as a self-contained SVG document; LimitError over 400 nodes."""
+    _check_size(graph)
+    placed = layout(graph, least=430.0)
     names = _output_names(graph)
-    body = [_edge(centre[source], centre[node]) for node in graph.nodes for source in dict.fromkeys(node.inputs)]
-    body += [_box(node, centre[node], widths[node], names.get(node, [])) for node in graph.nodes]
-    height = 30 + len(layers) * _DY + 34
+    centre, total, height = placed.centres, placed.width, placed.height + 34
+    body = [edge(centre[source], centre[node]) for node in graph.nodes for source in dict.fromkeys(node.inputs)]
+    body += [_box(node, centre[node], placed.widths[node], names.get(node, [])) for node in graph.nodes]
     body.append(_legend(height - 22))
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {total:.0f} {height}" width="{total:.0f}" '
-        f'height="{height}" role="img"><title>{escape(repr(graph))}</title><style>{_STYLE}</style>'
-        '<defs><marker id="tip" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" orient="auto">'
-        f'<path d="M0,0L8,4L0,8z" fill="#7a828e"/></marker></defs>{"".join(body)}</svg>\n'
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {total:.0f} {height:.0f}" width="{total:.0f}" '
+        f'height="{height:.0f}" role="img"><title>{escape(repr(graph))}</title><style>{_STYLE}</style>'
+        f"<defs>{TIP}</defs>{''.join(body)}</svg>\n"
     )
 
 
@@ -60,10 +84,10 @@ def to_dot(graph: Graph) -> str:
     names = _output_names(graph)
     lines = ["digraph graph_ {", "  node [shape=box, fontname=sans];"]
     for node, k in number.items():
-        parts = [_label(node), str(node.type), *(f"= {name}" for name in names.get(node, []))]
-        label = "\\n".join(map(_quote, parts))
+        parts = [label(node), str(node.type), *(f"= {name}" for name in names.get(node, []))]
+        text = "\\n".join(map(_quote, parts))
         style = ', style="dashed,filled", fillcolor="#fde6d3"' if node.origin.kind == "vjp" else ""
-        lines.append(f'  n{k} [label="{label}"{style}];')
+        lines.append(f'  n{k} [label="{text}"{style}];')
     lines += [f"  n{number[source]} -> n{k};" for node, k in number.items() for source in node.inputs]
     return "\n".join([*lines, "}"]) + "\n"
 
@@ -76,7 +100,8 @@ def _check_size(graph: Graph) -> None:
         )
 
 
-def _label(node: Node) -> str:
+def label(node: Node) -> str:
+    """What a node is called in its box."""
     if node.op.name == "input":
         return str(node.attr("name"))
     if node.op.name == "constant" and node.attr("value").array.size == 1:
@@ -126,9 +151,10 @@ def _mean(neighbours: Iterable[Node], place: dict[Node, float], own: float) -> f
     return sum(found) / len(found) if found else own
 
 
-def _edge(start: tuple[float, float], end: tuple[float, float]) -> str:
+def edge(start: tuple[float, float], end: tuple[float, float]) -> str:
+    """A curve from below one box to above another, given by their centres."""
     (x0, y0), (x1, y1) = start, end
-    y0, y1 = y0 + _HEIGHT / 2, y1 - _HEIGHT / 2 - 1
+    y0, y1 = y0 + HEIGHT / 2, y1 - HEIGHT / 2 - 1
     bend = (y1 - y0) / 2
     return (
         f'<path class="edge" marker-end="url(#tip)" '
@@ -144,14 +170,14 @@ def _box(node: Node, centre: tuple[float, float], width: float, names: list[str]
         for k, name in enumerate(names)
     )
     return (
-        f'<g><title>{escape(_tooltip(node))}</title><rect class="box {kind}" x="{x - width / 2:.1f}" '
-        f'y="{y - _HEIGHT / 2:.1f}" width="{width:.1f}" height="{_HEIGHT}" rx="6"/>'
-        f'<text x="{x:.1f}" y="{y - 2:.1f}">{escape(_label(node))}</text>'
+        f'<g><title>{escape(tooltip(node))}</title><rect class="box {kind}" x="{x - width / 2:.1f}" '
+        f'y="{y - HEIGHT / 2:.1f}" width="{width:.1f}" height="{HEIGHT}" rx="6"/>'
+        f'<text x="{x:.1f}" y="{y - 2:.1f}">{escape(label(node))}</text>'
         f'<text class="type" x="{x:.1f}" y="{y + 11:.1f}">{escape(str(node.type))}</text>{outputs}</g>'
     )
 
 
-def _tooltip(node: Node) -> str:
+def tooltip(node: Node) -> str:
     """What the node is and who made it; folders are left out, since pictures travel."""
     where = node.origin.where
     return describe(node).replace(where, os.path.basename(where)) if where else describe(node)

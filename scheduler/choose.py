@@ -16,13 +16,13 @@ from graphir.errors import PlanError
 from graphir.graph import Graph
 from scheduler.cost import value_bytes
 from scheduler.memory import peak_bytes
-from scheduler.outlook import in_bytes, in_seconds
 from scheduler.partition.data import partition
 from scheduler.partition.divide import divide
 from scheduler.partition.refine import refine
 from scheduler.place import place, ranks_for
 from scheduler.plan import Plan
 from scheduler.simulate import Cluster, Forecast, simulate
+from scheduler.units import in_bytes, in_seconds
 
 BESIDE = 8
 MOST = 8

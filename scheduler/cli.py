@@ -171,12 +171,15 @@ def show(graph: Path, svg: Path | None, as_json: bool) -> None:
 @chunk_option
 @batch_option
 @click.option("--workers", default=2, show_default=True, type=click.IntRange(1))
+@click.option("--svg", type=click.Path(dir_okay=False, path_type=Path), help="write the picture here")
 @json_option
-def plan(graph: Path, feeds: Pairs, chunk: Pairs, batch: Pairs, workers: int, as_json: bool) -> None:
+def plan(graph: Path, feeds: Pairs, chunk: Pairs, batch: Pairs, workers: int, svg: Path | None, as_json: bool) -> None:
     """Explain how a graph would be cut and run, without running it."""
     loaded = _load(graph)
     with gi.connect(workers=workers) as client:
         made = client.plan(loaded, _feeds(loaded, feeds), workers=workers, chunk=_rows(chunk), batch=_rows(batch))
+    if svg is not None:
+        svg.write_text(made.to_svg())
     text = made.to_text()
     click.echo(json.dumps({"stages": made.stages, "chunks": made.chunks, "text": text}) if as_json else text)
 

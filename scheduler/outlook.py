@@ -8,6 +8,7 @@ from scheduler.memory import peak_bytes
 from scheduler.place import place, ranks_for
 from scheduler.plan import Plan
 from scheduler.simulate import Cluster, Forecast, simulate
+from scheduler.units import in_bytes, in_seconds
 from workers.work import EVERYWHERE
 
 
@@ -34,17 +35,3 @@ def described(forecast: Forecast) -> list[str]:
         f"at most {in_bytes(forecast.most_sent)} from one",
         f"{forecast.tasks} run(s) of programs",
     ]
-
-
-def in_bytes(size: float) -> str:
-    """A number of bytes with a unit."""
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:.3g} {unit}"
-        size /= 1000
-    return f"{size:.3g} TB"
-
-
-def in_seconds(seconds: float) -> str:
-    """A time with a unit."""
-    return f"{seconds:.3g} s" if seconds >= 1 else f"{seconds * 1e3:.3g} ms"

@@ -16,6 +16,7 @@ from typing import Literal, TypeAlias
 from graphir import dims
 from graphir.graph import Graph
 from graphir.types import TensorType
+from scheduler.picture import to_svg
 from workers.minibatch import Minibatch
 
 Layout: TypeAlias = Literal["whole", "shard", "partial"]
@@ -166,8 +167,15 @@ class Plan:
         """What is cut, the steps and why there are so many, what each moves, and what is not cut and why."""
         return explain(self)
 
+    def to_svg(self) -> str:
+        """The steps and their nodes in colours, what goes between them, and what is not cut and why."""
+        return to_svg(self)
+
+    def _repr_svg_(self) -> str:
+        return self.to_svg()
+
     def _repr_html_(self) -> str:
-        return f"<pre>{escape(self.to_text())}</pre>"
+        return f"{self.to_svg()}<pre>{escape(self.to_text())}</pre>"
 
 
 def _widest(borders: tuple[int, ...]) -> int:

@@ -93,7 +93,8 @@ def test_simulate_says_what_an_imagined_cluster_would_do(model: Path, tmp_path: 
     assert (facts["chunks"], facts["workers"], facts["ranks"]) == (100, 1000, 100)
     slow = gradfleet("simulate", model, *feeds, "--workers", 1000, "--latency", 50, "--json", cwd=tmp_path)
     assert json.loads(slow.stdout)["seconds"] > facts["seconds"] + 0.05
-    told = gradfleet("plan", model, *feeds, "--workers", 8, cwd=tmp_path).stdout
+    told = gradfleet("plan", model, *feeds, "--workers", 8, "--svg", "plan.svg", cwd=tmp_path).stdout
+    assert (tmp_path / "plan.svg").read_text().startswith("<svg")
     assert "on 8 worker(s)" in told
     assert "of values on a worker" in told
 
