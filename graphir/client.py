@@ -47,6 +47,7 @@ class Service(Protocol):
         carry: Mapping[str, str] | None = None,
         batch: int | Mapping[str, int] | None = None,
         shuffle: int | bool = True,
+        parts: int = 1,
         workers: int | None = None,
     ) -> Any:
         """The plan of a job that is not run."""
@@ -194,6 +195,7 @@ class Client:
         epochs: int | None = None,
         batch: int | Mapping[str, int] | None = None,
         shuffle: int | bool = True,
+        parts: int = 1,
         checkpoint_every: int | None = None,
         backend: str = "numpy",
         reproducible: bool = True,
@@ -210,7 +212,8 @@ class Client:
         `n` is then the size of the batch for the graph. Every input with that dimension is batched, so a carried one may
         not have it. shuffle: the seed of the order of rows, which is another one in each epoch and a function of seed and
         epoch alone (True: seed 0; False: in order). Rows that do not fill a batch are left out of their epoch. epochs: how often
-        to go over the rows, instead of steps.
+        to go over the rows, instead of steps. Any worker may need any row, so each holds the batched inputs whole; with parts=16, a batch
+        has as many rows from each of 16 contiguous parts of the data, shuffled within each, and workers hold theirs.
 
         priority: -10 to 10; jobs of a higher one begin first, and have four times as much of the workers a step. A job of a lower
         one goes on, and moves up a step for every minute that it waits.
@@ -221,7 +224,7 @@ class Client:
             "chunk": None if chunk is None else dict(chunk),
             "carry": None if carry is None else dict(carry),
             "steps": steps, "epochs": epochs, "batch": dict(batch) if isinstance(batch, Mapping) else batch,
-            "shuffle": shuffle, "checkpoint_every": checkpoint_every, "backend": backend,
+            "shuffle": shuffle, "parts": parts, "checkpoint_every": checkpoint_every, "backend": backend,
             "reproducible": reproducible, "check_finite": check_finite, "deadline": None if deadline is None else float(deadline),
             "retries": retries, "priority": priority, "name": name, "key": key,
         }  # fmt: skip
@@ -254,6 +257,7 @@ class Client:
         carry: Mapping[str, str] | None = None,
         batch: int | Mapping[str, int] | None = None,
         shuffle: int | bool = True,
+        parts: int = 1,
     ) -> Any:
         """How a job would be cut, and what is expected of an iteration on so many workers: time, bytes sent, memory.
 
@@ -261,7 +265,15 @@ class Client:
         """
         listed = None if cut is None else list(cut)
         return self.service.plan(
-            graph, feeds, chunk=chunk, cut=listed, carry=carry, batch=batch, shuffle=shuffle, workers=workers
+            graph,
+            feeds,
+            chunk=chunk,
+            cut=listed,
+            carry=carry,
+            batch=batch,
+            shuffle=shuffle,
+            parts=parts,
+            workers=workers,
         )
 
     def jobs(self) -> list[Job]:

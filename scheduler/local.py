@@ -104,12 +104,13 @@ class EmbeddedService:
         carry: Mapping[str, str] | None = None,
         batch: int | Mapping[str, int] | None = None,
         shuffle: int | bool | str = True,
+        parts: int = 1,
         workers: int | None = None,
     ) -> Plan:
         """The plan of a job that is not run, and what is expected of it on so many workers (by default its own)."""
         values, carry = ready(graph, feeds), dict(carry or {})
         sizes = sizes_of(graph, values)
-        options = {"chunk": chunk, "cut": cut, "batch": batch, "shuffle": shuffle, "carry": carry}
+        options = {"chunk": chunk, "cut": cut, "batch": batch, "shuffle": shuffle, "parts": parts, "carry": carry}
         options = resolved(graph, sizes, options)
         made = self._plans.of(graph, sizes, options, _batch(graph, sizes, options))
         return with_outlook(made, workers or self.workers or 1, carry)
@@ -204,8 +205,8 @@ class EmbeddedService:
         graph = self._graph(spec.graph)
         feeds = {name: self._value(feed) for name, feed in spec.feeds.items()}
         sizes = sizes_of(graph, feeds)
-        batch = minibatch(graph, sizes, spec.batch, spec.shuffle, spec.carry)
-        options = {"cut": spec.cut, "chunk": spec.chunk, "check_finite": spec.check_finite}
+        options = {name: getattr(spec, name) for name in ("cut", "chunk", "check_finite", "batch", "shuffle", "parts")}
+        batch = minibatch(graph, sizes, options, spec.carry)
         return Prepared(self._plans.of(graph, sizes, options, batch, self.memory_limit), feeds)
 
     def _value(self, feed: ArrayFeed | DatasetFeed) -> Array | Dataset:
@@ -292,7 +293,7 @@ def _arrays(spec: JobSpec) -> dict[str, int]:
 
 
 def _batch(graph: Graph, sizes: Mapping[str, int], options: Mapping[str, Any]) -> Minibatch | None:
-    return minibatch(graph, sizes, options.get("batch"), options.get("shuffle", 0), options.get("carry", {}))
+    return minibatch(graph, sizes, options, options.get("carry", {}))
 
 
 def _machine_memory() -> int:

@@ -1,10 +1,11 @@
 """How many bytes a worker holds at most while it performs a plan: an upper bound, stated before anything runs."""
 
 from collections.abc import Mapping
+from math import prod
 
-from scheduler.cost import value_bytes
 from scheduler.plan import Plan, Step
 from workers.executor import peak_bytes as program_peak
+from workers.minibatch import Minibatch
 from workers.route import Route
 from workers.runner import KEPT_STATES
 from workers.work import Work
@@ -38,13 +39,15 @@ class _Bound:
         )
 
     def _batched(self) -> int:
-        """Feeds from which batches are taken, beside the batch, and the order of their rows."""
+        """What batches are taken from, beside the batch, and the order of its rows."""
         batch = self.plan.batch
-        if batch is None:
-            return 0
-        sizes = {**self.plan.sizes, batch.dim: batch.total}
-        inputs = self.plan.graph.inputs
-        return batch.order_bytes + sum(value_bytes(inputs[n].type, sizes) for n in batch.axes if n in inputs)
+        return 0 if batch is None else batch.order_bytes + sum(self._source(name, batch) for name in batch.axes)
+
+    def _source(self, name: str, batch: Minibatch) -> int:
+        shape = self.plan.graph.inputs[name].type.bind({**self.plan.sizes, batch.dim: batch.total})
+        spans = [self.route.rows(rank, name, shape[0]) for rank in range(self.route.ranks)]
+        rows = max(end - begin for begin, end in spans)
+        return rows * prod(shape[1:]) * self.plan.graph.inputs[name].type.dtype.itemsize
 
     def step(self, number: int, step: Step) -> int:
         """Values that wait for this step or later ones, what the step makes, and the peak inside its program."""

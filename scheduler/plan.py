@@ -203,10 +203,13 @@ def _batch(plan: Plan) -> list[str]:
         return []
     batch = plan.batch
     order = "in order" if batch.seed is None else f"shuffled anew in each epoch, with seed {batch.seed}"
-    rest = f", {batch.total % batch.size} left out" if batch.total % batch.size else ""
+    left = batch.total - batch.steps * batch.size
+    rest = f", {left} left out" if left else ""
+    if batch.parts > 1:
+        order = f"as many from each of {batch.parts} parts, {order}"
     return [
         f"an iteration takes {batch.size} of {batch.total} rows of {batch.dim!r}, {order}; {batch.steps} iteration(s) an epoch{rest}",
-        f"every worker holds all of {', '.join(map(repr, batch.axes))}, or maps its file",
+        f"every worker holds {'its parts' if batch.parts > 1 else 'all'} of {', '.join(map(repr, batch.axes))}, or maps its file",
     ]
 
 

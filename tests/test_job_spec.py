@@ -34,6 +34,7 @@ FULL: dict[str, Any] = {
     "steps": 200,
     "batch": {"n": 128},
     "shuffle": 7,
+    "parts": 4,
     "checkpoint_every": 10,
     "backend": "numpy",
     "reproducible": False,

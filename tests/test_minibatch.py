@@ -5,6 +5,7 @@ import signal
 import time
 import tracemalloc
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,9 @@ from scheduler.local import EmbeddedService
 from scheduler.memory import peak_bytes
 from scheduler.pipeline import compile
 from scheduler.place import place
+from workers.feed import Feed
 from workers.minibatch import Minibatch, Order, permutation
+from workers.route import Route
 
 ROWS, BATCH, STEPS, SEED = 53, 8, 15, 11
 WAIT = 60.0
@@ -54,19 +57,31 @@ FEEDS: dict[str, Any] = {
 }
 
 
-def words(seed: int, epoch: int) -> Any:
-    counter, key = np.array([0, 0, 0, 3], np.uint64), np.array([seed, epoch], np.uint64)
-    return np.random.Philox(counter=counter, key=key).random_raw(ROWS)
+def order(total: int, seed: int | None, epoch: int, part: int) -> Any:
+    counter, key = np.array([0, 0, part, 3], np.uint64), np.array([seed or 0, epoch], np.uint64)
+    words = np.random.Philox(counter=counter, key=key).random_raw(total)
+    return np.arange(total) if seed is None else np.argsort(words, kind="stable")
 
 
-def trained(evaluate: Callable[[dict[str, Any]], dict[str, Any]], seed: int | None, steps: int) -> dict[str, bytes]:
+def taken(seed: int | None, step: int, parts: int) -> Any:
+    """The rows of a step."""
+    each = BATCH // parts
+    epoch, place = divmod(step, ROWS // parts // each)
+    rows = []
+    for part in range(parts):
+        begin, end = ROWS * part // parts, ROWS * (part + 1) // parts
+        rows += list(begin + order(end - begin, seed, epoch, part)[place * each : (place + 1) * each])
+    return np.array(rows)
+
+
+def trained(
+    evaluate: Callable[[dict[str, Any]], dict[str, Any]], seed: int | None, steps: int, parts: int = 1
+) -> dict[str, bytes]:
     """The training as a plain loop, with rows taken by numpy."""
     carried = {"w": FEEDS["w"], "v": FEEDS["v"]}
     out: dict[str, Any] = {}
     for step in range(steps):
-        epoch, place = divmod(step, ROWS // BATCH)
-        order = np.arange(ROWS) if seed is None else np.argsort(words(seed, epoch), kind="stable")
-        rows = order[place * BATCH : (place + 1) * BATCH]
+        rows = taken(seed, step, parts)
         batch = {"x": FEEDS["x"][rows], "y": FEEDS["y"][:, rows], "pair": FEEDS["pair"][np.ix_(rows, rows)]}
         out = evaluate({**batch, **carried})
         carried = {name: out[output] for name, output in CARRY.items()}
@@ -111,15 +126,21 @@ def test_the_order_stays_what_it_is_for_ever() -> None:
     assert found == [[0, 7, 3, 4, 6, 1, 2, 5], [1, 6, 2, 5, 7, 3, 0, 4], [4, 6, 3, 0, 7, 5, 1, 2]]
 
 
-@given(st.integers(1, 60), st.integers(1, 60), st.integers(0, 9), st.booleans())
-def test_the_steps_of_an_epoch_take_different_rows(total: int, size: int, epoch: int, shuffled: bool) -> None:
-    if size > total:
+@given(st.integers(1, 60), st.integers(1, 20), st.integers(1, 7), st.integers(0, 9), st.booleans())
+def test_the_steps_of_an_epoch_take_different_rows(
+    total: int, each: int, parts: int, epoch: int, shuffled: bool
+) -> None:
+    if each > total // parts:
         return
-    batch = Minibatch("n", size, total, 3 if shuffled else None, {"x": (0,)})
+    batch = Minibatch("n", each * parts, total, 3 if shuffled else None, {"x": (0,)}, parts)
     order = Order(batch)
-    taken = [row for k in range(batch.steps) for row in order.rows(epoch * batch.steps + k)]
-    assert len(taken) == len(set(taken)) == total // size * size
-    assert set(taken) <= set(range(total))
+    found = [row for k in range(batch.steps) for row in order.rows(epoch * batch.steps + k)]
+    assert len(found) == len(set(found)) == total // parts // each * each * parts
+    assert set(found) <= set(range(total))
+    for begin in range(0, batch.size, each):  # so many rows of a batch come from each part, and drawn says from where
+        low, high = batch.drawn(begin, begin + each)
+        assert high - low <= -(-total // parts)
+        assert all(low <= row < high for k in range(batch.steps) for row in order.rows(k)[begin : begin + each])
     again = Order(batch)  # another worker, which began in the middle
     for k in reversed(range(batch.steps)):
         step = epoch * batch.steps + k
@@ -143,12 +164,40 @@ def test_every_row_comes_everywhere_equally_often_and_epochs_do_not_resemble() -
 # ---- jobs ----
 
 
-@pytest.mark.parametrize("seed", [SEED, None])
 @pytest.mark.parametrize("workers", [0, 1, 2])
-def test_training_has_the_bits_of_a_plain_loop(local_ray: None, workers: int, seed: int | None) -> None:
+def test_training_has_the_bits_of_a_plain_loop(local_ray: None, workers: int) -> None:
     with connect(workers=workers) as client:
-        found = submit(client, steps=STEPS, shuffle=False if seed is None else seed).result(WAIT)
-    assert bits(found) == trained(by_plan, seed, STEPS)
+        for seed, parts in ((SEED, 1), (None, 1), (SEED, 4), (None, 2)):
+            shuffle = False if seed is None else seed
+            found = submit(client, steps=STEPS, shuffle=shuffle, parts=parts).result(WAIT)
+            assert bits(found) == trained(by_plan, seed, STEPS, parts)
+
+
+@pytest.mark.parametrize("parts", [1, 2, 4])
+def test_a_rank_is_given_the_parts_that_its_chunks_are_drawn_from(parts: int) -> None:
+    x, w = gi.input("x", ("n", 2)), gi.input("w", (2,))
+    graph = gi.Graph({"s": gi.sum(gi.tanh(x @ w))})
+    batch = Minibatch("n", 8, 53, SEED, {"x": (0,)}, parts)
+    plan = replace(compile(graph, {"n": 8}, chunk={"n": 2}), batch=batch)
+    data = RNG.normal(size=(53, 2))
+    spans = []
+    for rank in range(2):
+        route = Route(place(plan, 2, {}, ["s"]), 2)
+        begin, end = route.rows(rank, "x", 53)
+        spans.append((begin, end))
+        some = Feed(data[begin:end], "float64", begin, 53, batch, (0,))
+        whole = Feed(data, "float64", 0, 53, batch, (0,))
+        for step in range(2 * batch.steps):
+            for feed in (some, whole):
+                feed.turn(Order(batch).rows(step))
+            for (chunk,) in route.wanted(rank, "x"):
+                mine, all_ = (feed.slice(0, 2 * chunk, 2 * chunk + 2) for feed in (some, whole))
+                assert mine.tobytes() == all_.tobytes() == data[taken(SEED, step, parts)][2 * chunk :][:2].tobytes()
+    assert spans == ([(0, 53), (0, 53)] if parts == 1 else [(0, 26), (26, 53)])
+    bounds = [
+        peak_bytes(p, place(p, 2, {}, ["s"]), 2, {}) for p in (plan, replace(plan, batch=replace(batch, parts=1)))
+    ]
+    assert (bounds[0] < bounds[1]) == (parts > 1)
 
 
 def test_uncut_it_has_the_bits_of_gi_evaluate() -> None:
@@ -211,11 +260,18 @@ def test_rows_come_from_files_too(tmp_path: Path) -> None:
         "pair": gi.dataset(tmp_path / "pair.npy"),
         "y": gi.dataset(tmp_path / "y.npz", column="y"),
     }
-    options: dict[str, Any] = {"carry": CARRY, "batch": BATCH, "steps": STEPS, "chunk": {"n": 3}}
     with connect(workers=0) as client:
-        expected = client.submit(GRAPH, half, **options).result(WAIT)
-        found = client.submit(GRAPH, {**FEEDS, **from_files}, **options).result(WAIT)
-    assert bits(found) == bits(expected)
+        for parts in (1, 2):
+            options: dict[str, Any] = {
+                "carry": CARRY,
+                "batch": BATCH,
+                "steps": STEPS,
+                "chunk": {"n": 3},
+                "parts": parts,
+            }
+            expected = client.submit(GRAPH, half, **options).result(WAIT)
+            found = client.submit(GRAPH, {**FEEDS, **from_files}, **options).result(WAIT)
+            assert bits(found) == bits(expected)
 
 
 def test_a_file_that_has_lost_rows_fails_its_job_by_name(tmp_path: Path) -> None:
@@ -243,6 +299,9 @@ def test_a_file_that_has_lost_rows_fails_its_job_by_name(tmp_path: Path) -> None
         ({"batch": None, "epochs": 3}, SpecError, "give batch"),
         ({"epochs": 0}, SpecError, "epochs=0"),
         ({"epochs": 2, "steps": 4}, SpecError, "both given"),
+        ({"parts": 3}, SpecError, "as many from each of 3 parts"),
+        ({"parts": 0}, SpecError, "parts=0"),
+        ({"batch": None, "parts": 2}, SpecError, "give batch"),
         ({"shuffle": -1}, SpecError, "shuffle"),
         ({"shuffle": "sometimes"}, SpecError, "shuffle"),
     ],
@@ -277,6 +336,9 @@ def test_the_plan_is_one_for_a_batch_and_says_so() -> None:
         assert "8 of 53 rows of 'n', shuffled anew in each epoch, with seed 11; 6 iteration(s) an epoch, 5 left" in text
         assert "every worker holds all of 'x', 'y', 'pair'" in text
         assert submit(client, steps=2).plan().batch == plan.batch
+        told = client.plan(GRAPH, FEEDS, batch=BATCH, parts=4).to_text()
+        assert "as many from each of 4 parts, shuffled" in told
+        assert "every worker holds its parts of" in told
         assert "in order" in client.plan(GRAPH, FEEDS, batch=BATCH, shuffle=False).to_text()
 
 

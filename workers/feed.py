@@ -1,17 +1,19 @@
-"""Feeds: the inputs of a job on one rank. Chunks stay here once they were read."""
+"""Feeds: the inputs of a job on one rank. Chunks stay here once they were read.
+
+Of a feed that is batched, the rows of each iteration are taken from what is here: all of it, or the parts of the data from which
+the rank's chunks are drawn (`Minibatch.parts`).
+"""
 
 import numpy as np
 
 from graphir.dataset import Dataset
 from graphir.node import Array
 from workers.data import Source, open_source
+from workers.minibatch import Minibatch
 
 
 class Feed:
-    """One input of a job: an array, some of its rows, or an open dataset.
-
-    Of a feed with `batched` axes all is here, and what it gives are the rows along them that `turn` names.
-    """
+    """One input of a job: an array, some of its rows, or an open dataset; `axes` are those that are batched."""
 
     def __init__(
         self,
@@ -19,31 +21,32 @@ class Feed:
         dtype: str,
         begin: int = 0,
         total: int | None = None,
-        batched: tuple[int, ...] = (),
+        batch: Minibatch | None = None,
+        axes: tuple[int, ...] = (),
     ) -> None:
         """Of an array, perhaps some rows only: the first is row `begin` of `total`."""
         self._value: Array | Source = open_source(value) if isinstance(value, Dataset) else value
         self._dtype, self._begin, self._total = np.dtype(dtype), begin, total
         self._chunks: dict[tuple[int, int, int], Array] = {}
         self._whole: Array | None = None
-        self._batched, self._batch = batched, np.empty(0, np.intp)
-        self._all: Array | None = None
+        self._batch, self._axes, self._rows = batch, axes, np.empty(0, np.intp)
+        self._read: dict[tuple[int, int], Array] = {}
 
     def turn(self, rows: Array) -> None:
         """From now on, give these rows along the batched axes."""
-        self._batch, self._whole = rows, None
+        self._rows, self._whole = rows, None
         self._chunks.clear()
 
     def whole(self) -> Array:
         """All of it."""
         if self._whole is None:
-            self._whole = self._plain(self._picked(None, self._batch) if self._batched else self._everything())
+            self._whole = self._plain(self._picked(None, 0, len(self._rows)) if self._axes else self._everything())
         return self._whole
 
     def rows(self, axis: int) -> int:
         """The size along an axis; rows that are not here count as well."""
-        if axis in self._batched:
-            return len(self._batch)
+        if axis in self._axes:
+            return len(self._rows)
         return self._total if axis == 0 and self._total is not None else self._value.shape[axis]
 
     def verify(self) -> None:
@@ -55,23 +58,36 @@ class Feed:
         """A part along an axis."""
         key = axis, begin, end
         if key not in self._chunks:
-            if axis in self._batched:
-                self._chunks[key] = self._plain(self._picked(axis, self._batch[begin:end]))
-            elif isinstance(self._value, Source) and axis == 0 and not self._batched:
+            if axis in self._axes:
+                self._chunks[key] = self._plain(self._picked(axis, begin, end))
+            elif isinstance(self._value, Source) and axis == 0 and not self._axes:
                 self._chunks[key] = self._value.read(begin, end).astype(self._dtype, copy=False)
             else:
                 first = self._begin if axis == 0 else 0
                 self._chunks[key] = part(self.whole(), axis, begin - first, end - first)
         return self._chunks[key]
 
-    def _picked(self, axis: int | None, rows: Array) -> Array:
-        """The batch's rows along every batched axis, but only some of them along `axis`."""
-        if self._all is None:
-            self._all = self._everything()
-        array = self._all
-        for along in self._batched:
-            array = np.take(array, rows if along == axis else self._batch, axis=along)
+    def _picked(self, axis: int | None, begin: int, end: int) -> Array:
+        """The batch's rows along every batched axis, but only those from `begin` to `end` along `axis`."""
+        assert self._batch is not None
+        first, array = self._source(*self._batch.drawn(begin, end) if axis == 0 else (0, self._batch.total))
+        for along in self._axes:
+            rows = self._rows[begin:end] if along == axis else self._rows
+            if along == 0 and first:
+                rows = rows - first
+                assert rows.size == 0 or rows.min() >= 0, "rows that are not here"
+            array = np.take(array, rows, axis=along)
         return array
+
+    def _source(self, begin: int, end: int) -> tuple[int, Array]:
+        """What these rows are taken from, and the number of its first row."""
+        if not isinstance(self._value, Source):
+            return self._begin, self._value
+        if 0 not in self._axes:
+            begin, end = 0, self._value.shape[0]
+        if (begin, end) not in self._read:
+            self._read[begin, end] = self._value.read(begin, end)
+        return begin, self._read[begin, end]
 
     def _everything(self) -> Array:
         return self._value.whole() if isinstance(self._value, Source) else self._value

@@ -105,6 +105,22 @@ class Route:
         at, (level, index) = over.index(along), place
         return self.owner(over, (*cell[:at], index << level, *cell[at:]))
 
+    # ---- feeds ----
+
+    def rows(self, rank: int, name: str, size: int) -> tuple[int, int]:
+        """The rows of a feed, along its first axis, that a rank is given: those that its blocks come from, or all."""
+        over, batch = self.work.dims(name), self.work.batch
+        along = next((dim for dim in over if self.work.blocks[name][dim] == 0), None)
+        if along is None or name in self.gathers or name in self.work.keep:
+            return 0, size
+        drawn = batch is not None and batch.dim == along and name in batch.axes
+        within, at = self.work.borders[along][-1] if drawn else size, over.index(along)
+        spans = [self.work.span(along, cell[at], within) for cell in self.wanted(rank, name)]
+        if not spans:
+            return 0, 0
+        begin, end = min(begin for begin, _ in spans), max(end for _, end in spans)
+        return batch.drawn(begin, end) if batch is not None and drawn else (begin, end)
+
     # ---- whole values ----
 
     def receivers(self, value: str, rank: int) -> tuple[int, ...]:

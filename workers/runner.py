@@ -58,8 +58,8 @@ class Runner:
 
     def hold(self, name: str, value: Array | Dataset, dtype: str, begin: int = 0, total: int | None = None) -> None:
         """Keep a feed for the whole job, as `Feed` takes it; of a dataset, rows are read when they are needed."""
-        batched = self.work.batch.axes.get(name, ()) if self.work.batch else ()
-        self._feeds[name] = Feed(value, dtype, begin, total, batched)
+        axes = self.work.batch.axes.get(name, ()) if self.work.batch else ()
+        self._feeds[name] = Feed(value, dtype, begin, total, self.work.batch, axes)
 
     def restore(self, step: int, carried: Mapping[str, Array]) -> None:
         """Set the whole carried values before a step."""

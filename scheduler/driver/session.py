@@ -183,22 +183,11 @@ class RaySession:
         feed = self._feeds[name]
         if isinstance(feed, Dataset) or not feed.shape:
             return 0, None, feed
-        begin, end = self._rows(rank, name, feed.shape[0])
+        begin, end = self._route.rows(rank, name, feed.shape[0])
         key = name, begin, end
         if key not in self._puts:
             self._puts[key] = ray.put(feed[begin:end])
         return begin, feed.shape[0], self._puts[key]
-
-    def _rows(self, rank: int, name: str, size: int) -> tuple[int, int]:
-        """The rows of a feed that a rank reads: those of its blocks, or all."""
-        blocks = self._work.blocks.get(name, {})
-        along = next((dim for dim, axis in blocks.items() if axis == 0), None)
-        batched = self._work.batch is not None and name in self._work.batch.axes
-        if along is None or batched or name in self._route.gathers or name in self._work.keep:
-            return 0, size
-        at = list(blocks).index(along)
-        spans = [self._work.span(along, cell[at], size) for cell in self._route.wanted(rank, name)]
-        return (min(begin for begin, _ in spans), max(end for _, end in spans)) if spans else (0, 0)
 
     def _restore(self, rank: int, carried: Mapping[str, Ref]) -> None:
         names, values = list(carried), list(carried.values())

@@ -15,13 +15,13 @@ from workers.minibatch import Minibatch
 
 
 def minibatch(
-    graph: Graph,
-    sizes: Mapping[str, int],
-    batch: Mapping[str, int] | None,
-    shuffle: int | str,
-    carried: Collection[str],
+    graph: Graph, sizes: Mapping[str, int], options: Mapping[str, Any], carried: Collection[str]
 ) -> Minibatch | None:
-    """The minibatch of a job whose feeds have these sizes, if it has any; SpecError or ShapeError if it cannot be had."""
+    """The minibatch of a job whose feeds have these sizes, if it has any; SpecError or ShapeError if it cannot be had.
+
+    options: batch, shuffle and parts, as in a spec.
+    """
+    batch, shuffle, parts = options.get("batch"), options.get("shuffle", 0), options.get("parts", 1)
     if batch is None:
         return None
     if len(batch) != 1:
@@ -31,10 +31,12 @@ def minibatch(
         raise SpecError(f"batch names {dim!r}; the named dimensions of the inputs are {list(graph.sizes)}")
     if size > sizes[dim]:
         raise SpecError(f"a batch of {size} rows of {dim!r} is more than the {sizes[dim]} that are fed; give fewer")
+    if size % parts or sizes[dim] // parts < size // parts:
+        raise SpecError(f"a batch of {size} rows cannot have as many from each of {parts} parts; let parts divide it")
     axes = {name: found for name in graph.inputs if (found := _axes(graph, name, dim, carried))}
     if not axes:
         raise SpecError(f"every input with {dim!r} is carried, so there are no rows to take a batch of")
-    return Minibatch(dim, size, sizes[dim], None if shuffle == IN_ORDER else int(shuffle), axes)
+    return Minibatch(dim, size, sizes[dim], None if shuffle == IN_ORDER else int(shuffle), axes, parts)
 
 
 def resolved(graph: Graph, sizes: Mapping[str, int], options: Mapping[str, Any]) -> dict[str, Any]:
@@ -44,14 +46,16 @@ def resolved(graph: Graph, sizes: Mapping[str, int], options: Mapping[str, Any])
     if "shuffle" in given:
         given["shuffle"] = _seed(given["shuffle"])
     if batch is None:
-        if epochs is not None:
-            raise SpecError("epochs counts passes over batches; give batch= as well, or steps= instead")
+        if epochs is not None or given.get("parts", 1) != 1:
+            raise SpecError("epochs and parts are about batches; give batch= as well (or steps= instead of epochs=)")
         return given
+    if not _is_count(given.get("parts", 1)):
+        raise SpecError(f"parts={given['parts']!r:.40} should be a whole number of at least 1")
     if not isinstance(batch, Mapping):
         given["batch"] = batch = {_only(graph): batch}
     if not all(_is_count(size) for size in batch.values()):
         raise SpecError(f"batch={dict(batch)!r:.80}: the rows of a batch are a whole number of at least 1")
-    made = minibatch(graph, sizes, batch, given.get("shuffle", 0), given.get("carry", {}))
+    made = minibatch(graph, sizes, given, given.get("carry", {}))
     if epochs is None or made is None:
         return given
     if not _is_count(epochs):

@@ -144,7 +144,7 @@ class JobSpec(_Model):
 
     `cut=()` forbids cutting. `deadline` counts seconds from submission. `key` makes submission
     idempotent. `carry` feeds an output (value) back as an input (name) in the next step. `batch`: rows of one dimension in
-    each step, chosen by the seed `shuffle`, or in order.
+    each step, chosen by the seed `shuffle`, or in order, equally many from each of `parts` of the data.
     """
 
     graph: Digest
@@ -157,6 +157,7 @@ class JobSpec(_Model):
     batch: Annotated[dict[Name, Count], Field(min_length=1, max_length=1)] | None = None
     shuffle: Annotated[int, Field(strict=True, ge=0, le=MAX_SEED)] | Literal["in order"] = 0
     checkpoint_every: Annotated[int, Field(strict=True, ge=1, le=MAX_STEPS)] | None = None
+    parts: Count = 1
     backend: Annotated[str, StringConstraints(max_length=64, pattern=r"^[a-z][a-z0-9_.-]*$")] = "numpy"
     reproducible: Annotated[bool, Field(strict=True)] = True
     check_finite: Annotated[bool, Field(strict=True)] = False
