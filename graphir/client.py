@@ -235,8 +235,8 @@ class Client:
     ) -> "Results":
         """One graph, many values; their results in order. options: as of `submit`.
 
-        Points with feeds of the same shapes go together as one job over a new dimension, as many as memory allows, where every op
-        can be batched; what is alike at all points is sent once. Values are those of single jobs up to the rounding of
+        Points with feeds of the same shapes go together as one job over a new dimension, which may be cut like any other, as many
+        as memory allows, where every op can be batched; what is alike at all points is sent once. Values are those of single jobs up to the rounding of
         products. While too many jobs wait, it waits for its own. With batched=False, `cut` or `chunk` there is a job for each point. `notes` of the result tells what was done.
         """
         points, carried = [dict(each) for each in feeds], options.get("carry") or {}
@@ -312,7 +312,7 @@ class _Map:
             return
         try:
             made = sweep(self._graph, [self._points[n] for n in numbers], self._options.get("carry") or {})
-            job = self._submit(made.graph, made.feeds, numbers, cut=[made.dim])
+            job = self._submit(made.graph, made.feeds, numbers)
         except QueueFull:
             raise
         except LimitError as error:
@@ -337,8 +337,8 @@ class _Map:
                 found[number] = out if made is None else made.point(out, place)
         return Results(found, [job for _, _, job in self._parts], self._notes)
 
-    def _submit(self, graph: Graph, feeds: Mapping[str, Any], numbers: list[int], **more: Any) -> Job:
-        options = {**self._options, **more}
+    def _submit(self, graph: Graph, feeds: Mapping[str, Any], numbers: list[int]) -> Job:
+        options = dict(self._options)
         if options.get("key") is not None:
             options["key"] = f"{options['key']}/{numbers[0]}+{len(numbers)}"
         while True:

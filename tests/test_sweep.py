@@ -67,6 +67,13 @@ def test_any_workers_give_the_same_bits(local_ray: None, client: Client) -> None
         assert {name: value.tobytes() for name, value in one.items()} == {n: v.tobytes() for n, v in two.items()}
 
 
+def test_few_points_with_many_rows_are_cut_along_their_rows(client: Client) -> None:
+    graph, given = model(), points(3, rows=100_000)
+    found = client.map(graph, given)
+    check(found, graph, given)
+    assert list(found.jobs[0].plan().borders) == ["n"]
+
+
 def test_points_of_different_sizes_go_in_groups_and_come_back_in_order(client: Client) -> None:
     graph = model()
     given = [points(1, rows)[0] for rows in (4, 7, 4, 7, 4, 2)]
