@@ -5,7 +5,7 @@ import platform
 import sys
 from pathlib import Path
 
-from benchmarks import distributed, forward, ladder
+from benchmarks import distributed, forward, ladder, sweep
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "performance.md"
 
@@ -22,6 +22,11 @@ DISTRIBUTED = """## Iterations on two workers
 An iteration of gradient descent on two Ray workers, beside two bare processes that run the same kernels on the same
 chunks and exchange sums through pipes. A ratio below one comes from exchanging sums between the workers instead of
 through a parent; above one lie the scheduler, the journal and the checks."""
+
+
+SWEEP = """## A thousand tiny points
+
+`client.map` of a loss and its gradient on 20 rows at 1,000 weights: a job for each point, and one batched job."""
 
 
 def machine() -> str:
@@ -52,6 +57,10 @@ The gradient column of JAX traces the value again. "gradfleet, random" is one ru
 {DISTRIBUTED}
 
 {distributed.table(distributed.measure())}
+
+{SWEEP}
+
+{sweep.table(sweep.measure())}
 """
 
 

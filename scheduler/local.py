@@ -30,8 +30,8 @@ from scheduler.driver.pool import Pool
 from scheduler.driver.ray import RayPool
 from scheduler.job.batching import minibatch, resolved
 from scheduler.job.blobs import Blobs
-from scheduler.job.events import CancelRequested, TaskFailed, event_to_json
-from scheduler.job.line import Line
+from scheduler.job.events import CancelRequested, DeadlinePassed, TaskFailed, event_to_json
+from scheduler.job.line import Line, Place
 from scheduler.job.recent import Recent
 from scheduler.job.seen import Record
 from scheduler.job.spec import ArrayFeed, DatasetFeed, JobSpec, parse_spec
@@ -91,7 +91,7 @@ class EmbeddedService:
         id = self._store.submit(spec, time.time(), values=beside)
         self._dumped.put(graph.digest, digest)
         with self._notifying():
-            self._line.add(id, spec.priority, time.time(), _arrays(spec))
+            self._line.add(_place(id, spec, time.time()))
         return id
 
     def plan(
@@ -247,6 +247,7 @@ class EmbeddedService:
     def _next(self) -> str | None:
         with self._changed:
             while not self._closing:
+                self._end_late()
                 id = self._line.next(time.time())
                 if id is not None:
                     return id
@@ -256,12 +257,21 @@ class EmbeddedService:
 
     def _gives_way(self, id: str) -> bool:
         with self._changed:
+            self._end_late()
             return self._line.gives_way(id, time.time())
+
+    def _end_late(self) -> None:
+        """End jobs that waited past their deadlines."""
+        now = time.time()
+        for id in self._line.late(now):
+            deadline = self._store.job(id).spec.deadline or 0.0
+            self._store.append(id, [DeadlinePassed(now, deadline)])
+            self._changed.notify_all()
 
     def _look(self) -> None:
         """Take in jobs that were left here, or come from elsewhere."""
         for record in self._store.unfinished():
-            self._line.add(record.id, record.spec.priority, record.created, _arrays(record.spec))
+            self._line.add(_place(record.id, record.spec, record.created))
 
     def _broken(self, id: str, error: Exception) -> Job:
         job = self._store.job(id).job
@@ -287,9 +297,11 @@ def _trace(error: BaseException) -> str:
     return "".join(traceback.format_exception(error))
 
 
-def _arrays(spec: JobSpec) -> dict[str, int]:
-    """The bytes of the arrays that are fed, by digest."""
-    return {feed.blob: feed.nbytes for feed in spec.feeds.values() if isinstance(feed, ArrayFeed)}
+def _place(id: str, spec: JobSpec, created: float) -> Place:
+    """A job's place in line."""
+    arrays = {feed.blob: feed.nbytes for feed in spec.feeds.values() if isinstance(feed, ArrayFeed)}
+    deadline = None if spec.deadline is None else created + spec.deadline
+    return Place(id, spec.priority, created, arrays=arrays, deadline=deadline)
 
 
 def _batch(graph: Graph, sizes: Mapping[str, int], options: Mapping[str, Any]) -> Minibatch | None:

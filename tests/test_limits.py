@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import graphir as gi
 from graphir.client import Client, Job, connect
-from graphir.errors import LimitError, QueueFull
+from graphir.errors import JobFailed, LimitError, QueueFull
 from scheduler import local
 from scheduler.job import line
 from scheduler.job.recent import Recent
@@ -67,6 +67,16 @@ def test_too_many_bytes_are_refused_and_equal_arrays_count_once(monkeypatch: pyt
             submit(client, number=1.0)
         with pytest.raises(QueueFull, match="264 bytes of arrays, 504 more are over the limit of 528"):
             submit(client, rows=20)
+        blocker.cancel()
+
+
+def test_a_job_ends_at_its_deadline_although_it_only_waits() -> None:
+    with connect(workers=0) as client:
+        blocker = submit(client, steps=10**6, priority=10)
+        next(blocker.events())
+        with pytest.raises(JobFailed, match="the deadline of 0.2 s passed while the job was queued"):
+            submit(client, deadline=0.2).result(WAIT)
+        assert blocker.status == "running"
         blocker.cancel()
 
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scheduler.driver.turns import DEPTH, PRIORITY, Share, Turn, Turns
-from scheduler.job.line import AGE_SECONDS, LONGER, SLICE_SECONDS, Line
+from scheduler.job.line import AGE_SECONDS, LONGER, SLICE_SECONDS, Line, Place
 
 # ---- the line ----
 
@@ -26,7 +26,7 @@ def drained(line: Line, now: float) -> list[str]:
 def test_the_highest_priority_goes_first_then_who_came_first() -> None:
     line = Line(2)
     for id, priority in (("a", 0), ("b", 2), ("c", -1), ("d", 2), ("e", 0)):
-        line.add(id, priority, 0.0)
+        line.add(Place(id, priority, 0.0))
     assert drained(line, 1.0) == ["b", "d", "a", "e", "c"]
 
 
@@ -35,11 +35,11 @@ def test_nobody_waits_for_ever(jobs: list[tuple[int, float]]) -> None:
     """A stream of new jobs of the highest priority does not keep the others out."""
     line, left = Line(1), set()
     for number, (priority, since) in enumerate(jobs):
-        line.add(f"old{number:02}", priority, since)
+        line.add(Place(f"old{number:02}", priority, since))
         left.add(f"old{number:02}")
     now, limit = 5000.0, 5000.0 + 21 * AGE_SECONDS
     while left:
-        line.add(f"new{now}", 10, now)
+        line.add(Place(f"new{now}", 10, now))
         id = line.next(now)
         assert id is not None
         line.ended(id)
@@ -50,10 +50,10 @@ def test_nobody_waits_for_ever(jobs: list[tuple[int, float]]) -> None:
 
 def test_a_job_gives_its_place_up_after_its_slice_if_somebody_waits() -> None:
     line = Line(1)
-    line.add("huge", 0, 0.0)
+    line.add(Place("huge", 0, 0.0))
     assert line.next(0.0) == "huge"
     assert not line.gives_way("huge", 1e6)  # nobody waits
-    line.add("small", 0, 1.0)
+    line.add(Place("small", 0, 1.0))
     assert not line.gives_way("huge", SLICE_SECONDS - 0.1)
     assert line.gives_way("huge", SLICE_SECONDS)
     line.begins("huge", 2.0)  # its workers were not there before
@@ -66,9 +66,9 @@ def test_a_job_gives_its_place_up_after_its_slice_if_somebody_waits() -> None:
 
 def test_a_job_of_lower_priority_does_not_take_the_place_of_a_higher_one_until_it_has_aged() -> None:
     line = Line(1)
-    line.add("high", 1, 0.0)
+    line.add(Place("high", 1, 0.0))
     assert line.next(0.0) == "high"
-    line.add("low", 0, 0.0)
+    line.add(Place("low", 0, 0.0))
     assert not line.gives_way("high", AGE_SECONDS - 1)
     assert line.gives_way("high", AGE_SECONDS)
 
@@ -76,23 +76,23 @@ def test_a_job_of_lower_priority_does_not_take_the_place_of_a_higher_one_until_i
 def test_as_many_give_way_as_wait_and_those_that_had_most_first() -> None:
     line = Line(3)
     for id, slices in (("b", 2), ("c", 1), ("a", 0)):
-        line.add(id, 0, 0.0)
+        line.add(Place(id, 0, 0.0))
         for _ in range(slices):
             assert line.next(0.0) == id
             line.set_aside(id, 0.0, got_on=True)
         assert line.next(0.0) == id
-    line.add("new", 0, 0.0)
+    line.add(Place("new", 0, 0.0))
     late = SLICE_SECONDS * 2**LONGER
     assert [id for id in "abc" if line.gives_way(id, late)] == ["b"]
-    line.add("newer", 0, 0.0)
+    line.add(Place("newer", 0, 0.0))
     assert [id for id in "abc" if line.gives_way(id, late)] == ["b", "c"]
 
 
 def test_slices_grow_to_a_bound_but_without_one_while_no_step_ends() -> None:
     def slice_after(times: int, got_on: bool) -> float:
         line, now = Line(1), 0.0
-        line.add("huge", 0, now)
-        line.add("other", 0, now)
+        line.add(Place("huge", 0, now))
+        line.add(Place("other", 0, now))
         for _ in range(times):
             while line.next(now) != "huge":
                 line.set_aside("other", now, got_on=True)
@@ -113,7 +113,7 @@ def test_slices_grow_to_a_bound_but_without_one_while_no_step_ends() -> None:
 def test_equal_long_jobs_take_turns() -> None:
     line, now, ran = Line(2), 0.0, Counter[str]()
     for id in "abcde":
-        line.add(id, 0, now)
+        line.add(Place(id, 0, now))
     running = [line.next(now), line.next(now)]
     for _ in range(400):
         now += 1.0
@@ -130,11 +130,25 @@ def test_equal_long_jobs_take_turns() -> None:
 
 def test_a_cancelled_job_does_not_come_up() -> None:
     line = Line(1)
-    line.add("a", 0, 0.0)
-    line.add("b", 0, 0.0)
+    line.add(Place("a", 0, 0.0))
+    line.add(Place("b", 0, 0.0))
     line.cancelled("a")
     assert len(line) == 1
     assert drained(line, 0.0) == ["b"]
+
+
+def test_jobs_that_wait_past_their_deadlines_are_told_once() -> None:
+    line = Line(1)
+    for id, deadline in (("a", 5.0), ("b", None), ("c", 9.0), ("d", 2.0)):
+        line.add(Place(id, 0, 0.0, arrays={id: 8, "all": 100}, deadline=deadline))
+    assert line.bytes == 132
+    assert line.next(1.0) == "a"  # who runs sees to it himself
+    assert line.late(6.0) == ["d"]
+    assert line.late(8.0) == []
+    assert line.late(10.0) == ["c"]
+    assert (len(line), line.bytes) == (1, 108)
+    line.set_aside("a", 10.0, got_on=True)
+    assert line.late(10.0) == ["a"]
 
 
 # ---- calls of jobs that run ----

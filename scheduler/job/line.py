@@ -25,7 +25,7 @@ AGE_SECONDS = 60.0
 class Place:
     """A job in the line. since: when it began to wait, or to run; slices: how often it was set aside; idle: without a step.
 
-    arrays: bytes of fed arrays by digest.
+    arrays: bytes of fed arrays by digest. deadline: when it is to have ended.
     """
 
     id: str
@@ -34,6 +34,7 @@ class Place:
     slices: int = 0
     idle: int = 0
     arrays: Mapping[str, int] = field(default_factory=dict)
+    deadline: float | None = None
 
     def rank(self, now: float) -> tuple[int, int, str]:
         """Who has less goes first."""
@@ -54,6 +55,7 @@ class Line:
         self._waiting: dict[str, Place] = {}
         self._running: dict[str, Place] = {}
         self._uses: Counter[str] = Counter()
+        self._deadlines: dict[str, float] = {}
         self.bytes = 0
 
     def __len__(self) -> int:
@@ -73,10 +75,17 @@ class Line:
             "them), put many points into one job (Client.map), or feed files (gi.dataset)"
         )
 
-    def add(self, id: str, priority: int, since: float, arrays: Mapping[str, int] | None = None) -> None:
+    def add(self, place: Place) -> None:
         """A job has come, unless it is here already."""
-        if id not in self._waiting and id not in self._running:
-            self._wait(Place(id, priority, since, arrays=arrays or {}))
+        if place.id not in self._waiting and place.id not in self._running:
+            self._wait(place)
+
+    def late(self, now: float) -> list[str]:
+        """The jobs that waited past their deadlines, which do not any more."""
+        late = [id for id, deadline in self._deadlines.items() if deadline < now]
+        for id in late:
+            self._leave(id)
+        return late
 
     def next(self, now: float) -> str | None:
         """The job that runs next, which from now on does."""
@@ -111,12 +120,15 @@ class Line:
 
     def _wait(self, place: Place) -> None:
         self._waiting[place.id] = place
+        if place.deadline is not None:
+            self._deadlines[place.id] = place.deadline
         for digest, size in place.arrays.items():
             self.bytes += 0 if self._uses[digest] else size
             self._uses[digest] += 1
 
     def _leave(self, id: str) -> None:
         place = self._waiting.pop(id, None)
+        self._deadlines.pop(id, None)
         for digest, size in ({} if place is None else place.arrays).items():
             self._uses[digest] -= 1
             if not self._uses[digest]:
