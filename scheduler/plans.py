@@ -5,11 +5,16 @@ from dataclasses import replace
 from typing import Any
 
 from graphir.graph import Graph
+from scheduler.cost import program_seconds
 from scheduler.job.recent import Recent
 from scheduler.limits import MAX_PLAN_NODES, MAX_PLANS
+from scheduler.partition.data import CHUNKS
 from scheduler.pipeline import compile
 from scheduler.plan import Plan
 from workers.minibatch import Minibatch
+
+CHUNK_SECONDS = 2e-3
+"""What a chunk of a batch should take at least by estimate, unless the caller says how large chunks are."""
 
 
 class Plans:
@@ -27,10 +32,11 @@ class Plans:
         memory_limit: int | None = None,
     ) -> Plan:
         """The plan for the options cut, chunk and check_finite; with a batch, it is one for the batch's rows."""
-        if batch is not None:
-            sizes = {**sizes, batch.dim: batch.size}
         cut, chunk, check = options.get("cut"), options.get("chunk"), bool(options.get("check_finite"))
         cut = None if cut is None else list(cut)
+        if batch is not None:
+            sizes = {**sizes, batch.dim: batch.size}
+            chunk = _worth_while(graph, sizes, batch) if chunk is None and cut is None else chunk
         facts = dict(sizes), cut, None if chunk is None else dict(chunk), check, memory_limit
         key = graph.digest, repr(facts)
         made = self._recent.get(key)
@@ -38,6 +44,12 @@ class Plans:
             made = compile(graph, sizes, cut=cut, chunk=chunk, check_finite=check, memory_limit=memory_limit)
             self._recent.put(key, made)
         return replace(made, batch=batch)
+
+
+def _worth_while(graph: Graph, sizes: Mapping[str, int], batch: Minibatch) -> dict[str, int] | None:
+    """Fewer chunks than by default for a batch that is little work: a function of the graph and the sizes alone."""
+    chunks = int(program_seconds(graph.nodes, sizes) / CHUNK_SECONDS)
+    return {batch.dim: -(-batch.size // max(1, chunks))} if chunks < CHUNKS else None
 
 
 def _nodes(plan: Plan) -> int:

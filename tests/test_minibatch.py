@@ -342,6 +342,20 @@ def test_the_plan_is_one_for_a_batch_and_says_so() -> None:
         assert "in order" in client.plan(GRAPH, FEEDS, batch=BATCH, shuffle=False).to_text()
 
 
+def test_a_batch_of_little_work_has_few_chunks() -> None:
+    """By default; the number is a function of the graph and the sizes, and so are the bits."""
+    x, w = gi.input("x", ("n", 200), "float32"), gi.input("w", (200, 100), "float32")
+    graph = gi.Graph({"d": gi.grad(gi.mean(gi.tanh(x @ w) ** 2), [w])[0]})
+    feeds = {"x": np.zeros((100_000, 200), "float32"), "w": np.zeros((200, 100), "float32")}
+    with connect(workers=0) as client:
+        counts = [client.plan(graph, feeds, batch=batch).chunks for batch in (64, 5_000, 20_000, 100_000)]
+        assert counts == sorted(counts)
+        assert (counts[0], counts[-1]) == (1, 16)
+        assert 1 < counts[1] < 16
+        assert client.plan(graph, feeds, batch=64, chunk={"n": 16}).chunks == 4
+        assert client.plan(graph, feeds).chunks == 16
+
+
 def test_memory_stays_below_what_the_plan_states() -> None:
     rows, batch = 40_000, 500
     x, w = gi.input("x", ("n", 20), "float32"), gi.input("w", (20,), "float32")
