@@ -116,3 +116,11 @@ class ServiceUnavailable(GraphError):
 
 class Unauthorized(GraphError):
     """The service does not accept the caller's credentials."""
+
+
+class VersionError(ServiceUnavailable):
+    """A worker runs another version of Gradfleet than the service."""
+
+
+class FingerprintError(GraphError):
+    """Workers compute with different kernels, and the job asks for results with the same bits."""

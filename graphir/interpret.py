@@ -183,7 +183,7 @@ class BoundBody:
 
 
 def kernel_error(node: Node, error: Exception) -> Exception:
-    """The typed error for what a kernel raised, naming the node; a defect of ours stays what it is."""
+    """The typed error for what a kernel raised, naming the node; any other stays what it is, with a note of the node."""
     if isinstance(error, GraphError):
         has_bodies = any(kind == "graph" for kind in node.op.attrs.values())
         error.at(describe(node))
@@ -192,6 +192,7 @@ def kernel_error(node: Node, error: Exception) -> Exception:
         return LimitError("not enough memory for the value; use smaller chunks or sizes").at(describe(node))
     if isinstance(error, ValueError | TypeError | IndexError | ArithmeticError):
         return EvaluationError(f"the kernel of {node.op.name} failed: {error}").at(describe(node))
+    error.add_note(f"  at {describe(node)}")
     return error
 
 

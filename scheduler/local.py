@@ -131,7 +131,8 @@ class EmbeddedService:
         """Where the job is, and its error if it has one."""
         job = self._record(id).job
         error = None if job.error is None else {name: getattr(job.error, name) for name in _ERROR}
-        return {"status": job.status.value, "step": job.step, "steps": job.steps, "error": error}
+        team = {"workers": job.workers, "asked": job.asked, "fingerprint": job.fingerprint}
+        return {"status": job.status.value, "step": job.step, "steps": job.steps, **team, "error": error}
 
     def events(self, id: str, after: int = 0, wait: float = 0.0) -> list[dict[str, Any]]:
         """Some events after a number, as JSON data with their "seq"; waits for one at most so many seconds."""

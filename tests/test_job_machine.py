@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from scheduler.job.events import (
+    Assembled,
     CancelRequested,
     Checkpointed,
     DeadlinePassed,
@@ -20,6 +21,7 @@ from scheduler.job.events import (
     Started,
     StepDone,
     StoreResult,
+    Straggled,
     TaskFailed,
     WorkerLost,
     event_from_json,
@@ -96,6 +98,20 @@ class JobMachine(RuleBasedStateMachine):
                 self.happen(StepDone(self.now(), step, attempt, scalars({"loss": value})))
             case StoreResult(attempt):
                 self.happen(Finished(self.now(), attempt, BLOB))
+
+    @precondition(lambda self: self.job.status is not Status.QUEUED)
+    @rule(workers=st.integers(1, 2), fingerprint=st.sampled_from("ab"))
+    def assemble(self, workers: int, fingerprint: str) -> None:
+        before = self.job
+        self.happen(Assembled(self.now(), workers, 2, fingerprint))
+        if self.job.status is Status.RUNNING:
+            assert (self.job.workers, self.job.fingerprint) == (workers, fingerprint)
+        assert (self.job.step, self.job.attempt) == (before.step, before.attempt)
+
+    @precondition(lambda self: self.job.status is not Status.QUEUED)
+    @rule()
+    def straggle(self) -> None:
+        self.happen(Straggled(self.now(), "w", "slow"))
 
     @precondition(lambda self: self.job.status is not Status.QUEUED)
     @rule(lost=st.booleans(), age=st.integers(0, 2))

@@ -12,6 +12,7 @@ from graphir.errors import FormatError, GraphError, ServiceUnavailable, ShapeErr
 from scheduler.job.events import (
     EVENTS,
     MAX_TRACEBACK,
+    Assembled,
     CancelRequested,
     Checkpointed,
     DeadlinePassed,
@@ -27,6 +28,7 @@ from scheduler.job.events import (
     Started,
     StepDone,
     StoreResult,
+    Straggled,
     TaskFailed,
     WorkerLost,
     event_from_json,
@@ -53,6 +55,8 @@ BLOB = "b" * 64
 SAMPLES: list[Event] = [
     Started(1.0, "r"),
     Resumed(2.0, "r"),
+    Assembled(2.1, 2, 3, "f", "numpy"),
+    Straggled(2.2, "w", "slow"),
     StepDone(3.0, 0, 1),
     Checkpointed(4.0, 1, BLOB),
     WorkerLost(5.0, 1, "w", "killed"),
@@ -61,7 +65,7 @@ SAMPLES: list[Event] = [
     DeadlinePassed(8.0, 1.0),
     Finished(9.0, 1, BLOB),
 ]
-LATE = {StepDone, Checkpointed, WorkerLost, TaskFailed, CancelRequested, DeadlinePassed, Finished}
+LATE = {Assembled, Straggled, StepDone, Checkpointed, WorkerLost, TaskFailed, CancelRequested, DeadlinePassed, Finished}
 LISTED = {
     Status.QUEUED: {Started, CancelRequested, DeadlinePassed},
     Status.RUNNING: LATE | {Resumed},

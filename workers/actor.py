@@ -2,10 +2,12 @@
 
 A worker serves several jobs, each with a runner of its own, one call after the other. Calls of several iterations come to
 all workers of a job in the same order, and each goes on by itself, exchanging values with the others over the mesh.
-It gets each program's bytes once and keeps it by digest. The control group answers while a call is under way.
+It gets each program's bytes once and keeps it by digest. The control group answers while a call is under way: it says
+what the worker is at, and hands out carried values when a call does not end.
 """
 
 import os
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +17,8 @@ import ray
 from graphir import wire
 from graphir.graph import Graph
 from graphir.node import Array
+from workers.activity import Sign
+from workers.fingerprint import Fingerprint, fingerprint
 from workers.mesh import Address, Mesh
 from workers.runner import Kept, Runner, Stopped
 from workers.work import Work
@@ -36,6 +40,15 @@ class Setup:
     feeds: tuple[tuple[str, str, int, int | None], ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """The process that a worker is, where others reach it, and what it computes with."""
+
+    pid: int
+    address: Address
+    kernels: Fingerprint
+
+
 class Shell:
     """What the actor does, one call after the other."""
 
@@ -43,11 +56,12 @@ class Shell:
         self._programs: dict[str, Graph] = {}
         self._runners: dict[str, Runner] = {}
         self._cancelled: set[int] = set()
+        self._current: Runner | None = None
         self._mesh = Mesh(ray.util.get_node_ip_address())
 
-    def hello(self) -> tuple[int, Address]:
-        """The process that this worker is, and where others reach it."""
-        return os.getpid(), self._mesh.address
+    def hello(self) -> Hello:
+        """Who this worker is."""
+        return Hello(os.getpid(), self._mesh.address, fingerprint())
 
     def setup(self, setup: Setup, *values: Any) -> None:
         """Begin a job, or begin it again: `values` are its feeds."""
@@ -57,6 +71,7 @@ class Shell:
         for digest in setup.forget:
             self._programs.pop(digest, None)
         runner = Runner(setup.work, needed, setup.rank, setup.peers, self._mesh)
+        runner.activity.clock = time.monotonic
         for (name, dtype, begin, total), value in zip(setup.feeds, values, strict=True):
             runner.hold(name, value, dtype, begin, total)
         self._runners[setup.job] = runner
@@ -75,10 +90,13 @@ class Shell:
         self._cancelled = {known for known in self._cancelled if known >= ticket}
         runner = self._job(job)
         runner.stopped = lambda: ticket in self._cancelled
+        self._current = runner
         try:
             return runner.run(ticket, step, count)
         except Stopped:
             return None
+        finally:
+            self._current = None
 
     def carried(self, job: str, step: int) -> dict[str, Kept]:
         """The carried values before a step as far as they are here."""
@@ -94,9 +112,17 @@ class Shell:
         self._cancelled.add(ticket)
 
     @ray.method(concurrency_group="control")  # type: ignore[untyped-decorator]
-    def alive(self) -> int:
-        """Answer, whatever is under way."""
-        return os.getpid()
+    def alive(self, job: str) -> Sign | None:
+        """What it is at for a job, whatever is under way; None if it does nothing for this one."""
+        runner = self._current
+        if runner is None or runner is not self._runners.get(job):
+            return None
+        return runner.activity.sign(self._mesh.moved)
+
+    @ray.method(concurrency_group="control")  # type: ignore[untyped-decorator]
+    def rescued(self, job: str, step: int) -> dict[str, Kept]:
+        """As `carried`, while a call is under way that does not end."""
+        return self._job(job).carried(step)
 
     def stop(self, job: str) -> None:
         """End the job: forget its feeds and values."""

@@ -84,7 +84,7 @@ class Mesh:
         self._open_links: list[_Link] = []
         self._links: dict[str, _Link] = {}
         self._broken: set[str] = set()
-        self._ticket = 0
+        self._ticket = self.moved = 0
         name = secrets.token_hex(16)
         unix, tcp = socket.socket(socket.AF_UNIX), socket.socket(socket.AF_INET)
         unix.bind(f"\0gradfleet-{name}")
@@ -97,8 +97,9 @@ class Mesh:
         self.address = Address(name, host(), f"\0gradfleet-{name}", ip, tcp.getsockname()[1], secrets.token_bytes(32))
 
     def begin(self, ticket: int) -> None:
-        """Forget arrays of calls before this one; tags begin with their call's ticket."""
+        """Forget arrays of calls before this one, and who could not be reached; tags begin with their call's ticket."""
         self._ticket = ticket
+        self._broken.clear()  # a link that was cut may have healed
         for tag in [tag for tag in self._box if tag[0] < ticket]:
             del self._box[tag]
 
@@ -228,6 +229,7 @@ class Mesh:
                 sent = link.socket.sendmsg([data], ancillary if descriptors else [])
             except BlockingIOError:
                 return
+            self.moved += sent
             if sent == data.nbytes:
                 link.out.popleft()
             else:
@@ -266,6 +268,7 @@ class Mesh:
             if count == 0:
                 raise EOFError
             link.filled += count
+            self.moved += count
             if link.filled == link.target.nbytes:
                 self._part(link)
 

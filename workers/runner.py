@@ -16,6 +16,7 @@ from graphir.dataset import Dataset
 from graphir.graph import Graph
 from graphir.node import Array
 from workers import blas
+from workers.activity import Activity
 from workers.executor import Executor
 from workers.feed import Feed, part
 from workers.mesh import Address, Mesh
@@ -51,6 +52,7 @@ class Runner:
         self.route = Route(work, max(len(peers), 1))
         self._executors = {digest: Executor(program) for digest, program in programs.items()}
         self.stopped = stopped
+        self.activity = Activity()
         self._feeds: dict[str, Feed] = {}
         self._order = None if work.batch is None else Order(work.batch)
         self._states: OrderedDict[int, dict[str, Kept]] = OrderedDict()
@@ -129,7 +131,9 @@ class Runner:
             spans = {dim: self.work.borders[dim][k : k + 2] for dim, k in zip(over, cell, strict=True)}
             sizes = {**sizes, **{f"{dim}.local": end - begin for dim, (begin, end) in spans.items()}}
             offsets = {f"{dim}.local": begin for dim, (begin, _) in spans.items()}
+        self.activity.begin("computes", program, cell)
         made = self._executors[program].run(feeds, sizes, offsets, check_finite=self.work.check_finite)
+        self.activity.end()
         return {value: np.asarray(array, order="C") for value, array in made.items()}
 
     def feed(self, name: str) -> Feed:
@@ -145,7 +149,9 @@ class Runner:
     def receive(self, rank: int, tag: tuple[Any, ...]) -> Array:
         """Wait for an array from a rank."""
         assert self._mesh is not None
+        self.activity.begin("waits", rank)
         found = self._mesh.receive(self.peers[rank], tag, self.stopped)
+        self.activity.end()
         if found is None:
             raise Stopped
         return found

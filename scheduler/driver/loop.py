@@ -7,8 +7,8 @@ store does not have, except values; a killed loop is followed by another one wit
 
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
@@ -76,6 +76,7 @@ class JobLoop:
         self._leaves = False
         self._commands: deque[Command] = deque()
         self._beside: dict[str, bytes] = {}
+        self._news: Callable[[], Sequence[Event]] = tuple
         self._asked = self._clock()
 
     def run(self, id: str, runner: str) -> Job:
@@ -89,6 +90,9 @@ class JobLoop:
             return job
         try:
             self._begin()
+        except Interrupted:
+            self._late()
+            return self._job
         except GraphError as error:
             return self._report(self._failed(task_error(error, runner), job.attempt))
         try:
@@ -107,8 +111,17 @@ class JobLoop:
         self._feeds, self._plan = prepared.feeds, prepared.plan
         outputs = spec.fetch or tuple(self._plan.graph.outputs)
         try:
-            pool = self._make_pool()
-            self._session = pool.open(self._plan, self._feeds, spec.carry, outputs, self._interrupted, spec.priority)
+            self._session = self._make_pool().open(
+                self._plan,
+                self._feeds,
+                spec.carry,
+                outputs,
+                self._interrupted,
+                spec.priority,
+                reproducible=spec.reproducible,
+                kernels=self._record.job.fingerprint if self._record.job.checkpoint else None,
+            )
+            self._news = self._session.news
         except TaskError as error:
             raise GraphError(error.failure.message) from error
 
@@ -123,7 +136,7 @@ class JobLoop:
             case StoreResult(attempt):
                 self._attempt(attempt, lambda: [self._finish(attempt)])
             case ReplaceWorker(worker):
-                self._session.replace(worker)
+                self._replace(worker)
             case Release():
                 self._commands.clear()
 
@@ -156,6 +169,16 @@ class JobLoop:
         self._leaves = False
         saved = self._job.checkpoint
         return saved is not None and saved.step == step
+
+    def _replace(self, worker: str) -> None:
+        try:
+            self._session.replace(worker)
+        except Interrupted:
+            if not self._late():
+                self._commands.clear()
+        except (WorkerDied, TaskError, GraphError) as error:  # others fell meanwhile, or none is left
+            attempt = self._store.job(self._record.id).job.attempt
+            self._report(WorkerLost(self._clock(), attempt, worker, str(error), state_lost=True))
 
     def _past_deadline(self) -> bool:
         deadline = self._record.spec.deadline
@@ -195,7 +218,13 @@ class JobLoop:
         done = self._session.advance(most)
         now = self._clock()
         events: list[Event] = [StepDone(now, step + k, attempt, scalars(numbers)) for k, numbers in enumerate(done)]
-        return [*events, self._finish(attempt)] if step + len(done) == spec.steps else events
+        if step + len(done) < spec.steps:
+            return events
+        try:
+            return [*events, self._finish(attempt)]
+        except (WorkerDied, TaskError, GraphError):  # the steps are done all the same
+            self._report(*events)
+            raise
 
     def _checkpoint(self, step: int) -> Event:
         return Checkpointed(self._clock(), step, self._stored(self._session.carried()))
@@ -217,15 +246,27 @@ class JobLoop:
         return {name: value for name, value in values.items() if isinstance(value, np.ndarray)}
 
     def _report(self, *happened: Event) -> Job:
-        appended = self._store.append(self._record.id, happened, values=self._beside)
+        news = [replace(event, time=self._clock()) for event in self._news()]
+        appended = self._store.append(self._record.id, [*news, *happened], values=self._beside)
         self._beside.clear()
-        step = appended.job.step  # of the commands to run a step, those for steps that are done have been obeyed
-        self._commands.extend(c for c in appended.commands if not isinstance(c, RunStep) or c.step == step)
+        self._commands.extend(appended.commands)
+        self._commands = deque(c for c in self._commands if _is_due(c, appended.job))
         if appended.job.status.terminal:
             self._commands.clear()
         self._changed()
         self._job = appended.job
         return appended.job
+
+
+def _is_due(command: Command, job: Job) -> bool:
+    """Whether it is still to be done: work of an earlier attempt, or for steps that are done, must not be done twice."""
+    match command:
+        case RunStep(step, attempt):
+            return (step, attempt) == (job.step, job.attempt)
+        case StoreResult(attempt):
+            return attempt == job.attempt
+        case _:
+            return True
 
 
 def _plain(values: Mapping[str, Array]) -> dict[str, Array]:

@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
 from graphir.dataset import Dataset
+from graphir.errors import FingerprintError
 from graphir.node import Array
-from scheduler.job.events import is_deterministic
+from scheduler.job.events import Event, is_deterministic
 from scheduler.plan import Plan
+from workers.fingerprint import Fingerprint
 from workers.runner import Kept, joined_blocks
 
 Feeds: TypeAlias = Mapping[str, Array | Dataset]
@@ -57,7 +59,7 @@ class TaskError(Exception):
 
 def task_error(error: BaseException, worker: str, trace: str | None = None) -> TaskError:
     """The task's error, with the node that its message names."""
-    message = str(error.args[0]) if error.args else str(error)
+    message = "\n".join([str(error.args[0]) if error.args else str(error), *getattr(error, "__notes__", ())])
     _, found, place = message.partition("\n  at ")
     text = trace if trace is not None else "".join(traceback.format_exception(error))
     node = place.strip() if found else None
@@ -85,6 +87,9 @@ class Session(Protocol):
     def replace(self, worker: str) -> None:
         """Go on with another worker in the place of a dead one."""
 
+    def news(self) -> list[Event]:
+        """What has happened to the workers since the last call, for the journal; the times are still to be set."""
+
     def release(self) -> None:
         """End the job and forget its values."""
 
@@ -100,8 +105,13 @@ class Pool(Protocol):
         fetch: Collection[str],
         interrupted: Callable[[], bool] = never,
         priority: int = 0,
+        *,
+        reproducible: bool = True,
+        kernels: str | None = None,
     ) -> Session:
         """Begin a job. carry: the output that feeds each input of the next iteration.
+
+        reproducible: FingerprintError if workers have different kernels, or others than those of fingerprint `kernels`.
 
         interrupted: asked now and then while a call of the session waits; if it holds, the call raises Interrupted
         and the job goes no further than the chunks under way. priority: of its calls beside those of other jobs.
@@ -109,6 +119,25 @@ class Pool(Protocol):
 
     def close(self) -> None:
         """Stop what this pool started."""
+
+
+def check_kernels(found: Sequence[Fingerprint], needed: str | None) -> str | None:
+    """The fingerprint that a reproducible job's workers all have; FingerprintError if they differ from it or in it."""
+    kinds = {kernels.digest: kernels for kernels in found}
+    if not kinds or needed in kinds:
+        return needed
+    first, *others = kinds.values()
+    if needed is not None:
+        raise FingerprintError(
+            f"the job began on workers with kernels {needed}, and there are now only others ({first.digest}: {first}), "
+            "which may give other bits; start workers like those, or submit it with reproducible=False"
+        )
+    if others:
+        raise FingerprintError(
+            f"the workers have {len(kinds)} kinds of kernels, whose results may differ in their last bits "
+            f"({first.differences(others[0])}); use machines and installations that are alike, or reproducible=False"
+        )
+    return first.digest
 
 
 def wanted(plan: Plan, carry: Mapping[str, str], fetch: Collection[str]) -> list[str]:

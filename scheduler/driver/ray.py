@@ -7,56 +7,33 @@ for want of CPUs stay asked for, which Ray's autoscaler sees, and join when they
 """
 
 import itertools
+import logging
 import os
 import signal
 import threading
-from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from typing import Any
 
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError
 
 from graphir import wire
-from graphir.errors import ServiceUnavailable
+from graphir.errors import ServiceUnavailable, VersionError
 from graphir.graph import Graph
+from scheduler.driver.members import PROGRAMS, Assignment, Member, greeted
 from scheduler.driver.pool import Feeds, never
 from scheduler.driver.session import RaySession
 from scheduler.driver.turns import Turns
 from scheduler.plan import Plan
 from workers.actor import Worker
-from workers.mesh import Address, host
+from workers.mesh import host
 
+_LOG = logging.getLogger(__name__)
 START_SECONDS = 120.0
 GRACE_SECONDS = 15.0
 """How long a job waits for a worker to start before it goes on without."""
 Ref = Any
-PROGRAMS = 256
-"""How many programs a worker keeps."""
-
-
-@dataclass(eq=False)
-class Member:
-    """One worker of a pool, and the programs that it knows."""
-
-    actor: Any
-    pid: int
-    address: Address
-    known: OrderedDict[str, None] = field(default_factory=OrderedDict)
-    successor: "Member | None" = None
-
-    def missing(self, digests: Collection[str]) -> tuple[list[str], tuple[str, ...]]:
-        """Which programs it has to be sent, and which it may forget."""
-        new = [digest for digest in digests if digest not in self.known]
-        for digest in digests:
-            self.known[digest] = None
-            self.known.move_to_end(digest)
-        old = tuple(self.known)[: max(0, len(self.known) - max(PROGRAMS, len(digests)))]
-        for digest in old:
-            del self.known[digest]
-        return new, old
 
 
 class RayPool:
@@ -74,15 +51,25 @@ class RayPool:
         self._programs: dict[str, bytes] = {}
         self._joining: dict[Ref, Any] = {}
         self.members: list[Member] = []
-        self.generation = 0
+        self.generation, self.asked = 0, 0
+        self.refused: str | None = None
         self.resize(workers)
-        if not self._join(START_SECONDS, GRACE_SECONDS):
+        joined = self._join(START_SECONDS, GRACE_SECONDS)
+        if not joined or self.refused is not None:
+            there = _cpus()
             self.close()
-            raise ServiceUnavailable(f"no worker started within {START_SECONDS:g} s; free a CPU, or add machines")
+            if self.refused is not None:
+                raise VersionError(self.refused)
+            raise ServiceUnavailable(
+                f"no worker started within {START_SECONDS:g} s; each needs one CPU, and {there}; free one, or add machines"
+            )
+        if len(self.members) < workers:
+            _LOG.warning("%d of %d workers have started, for %s", len(self.members), workers, _cpus())
 
     def resize(self, workers: int) -> None:
         """Ask for so many workers. Those that start later join then; jobs that run give up those that leave."""
         with self._lock:
+            self.asked = workers
             for _ in range(workers - len(self.members) - len(self._joining)):
                 actor = Worker.remote()
                 self._joining[actor.hello.remote()] = actor
@@ -94,6 +81,11 @@ class RayPool:
         """Take in workers that have started since."""
         if self._joining:
             self._join(0.0, 0.0)
+
+    @property
+    def patience(self) -> float:
+        """For how long a job without any worker waits for one."""
+        return START_SECONDS
 
     def pids(self) -> list[int]:
         """The process of each worker."""
@@ -107,10 +99,14 @@ class RayPool:
         fetch: Collection[str],
         interrupted: Callable[[], bool] = never,
         priority: int = 0,
+        *,
+        reproducible: bool = True,
+        kernels: str | None = None,
     ) -> RaySession:
         """Begin a job: programs and feeds go out; what fails on the way is raised by the first `advance`."""
         number = next(self._sessions)
-        return RaySession(self, f"{os.getpid()}-{number}", number, plan, feeds, carry, fetch, interrupted, priority)
+        job = Assignment(f"{os.getpid()}-{number}", number, priority, reproducible, kernels if reproducible else None)
+        return RaySession(self, job, plan, feeds, carry, fetch, interrupted)
 
     def another(self, dead: Member) -> Member | None:
         """The worker in the place of a dead one, which several jobs may find so; None if none can be had soon.
@@ -124,12 +120,27 @@ class RayPool:
                 asked = actor.hello.remote()
                 place = self.members.index(dead)
                 try:
-                    dead.successor = self.members[place] = Member(actor, *ray.get(asked, timeout=GRACE_SECONDS))
-                except (GetTimeoutError, RayActorError):
+                    dead.successor = self.members[place] = greeted(actor, asked, GRACE_SECONDS)
+                except (GetTimeoutError, RayActorError, VersionError):
                     self._joining[asked] = actor
                     del self.members[place]
                     self.generation += 1
             return dead.successor
+
+    def spare(self) -> tuple[Any, Ref]:
+        """Another worker that is asked for beside those there are, and its greeting to come; perhaps on another machine."""
+        actor = Worker.options(scheduling_strategy="SPREAD").remote()
+        return actor, actor.hello.remote()
+
+    def swap(self, slow: Member, spare: Member | None) -> Member | None:
+        """End a slow worker; the one in its place: the spare, or one that another job has found, or a new one."""
+        self.end(slow)
+        with self._lock:
+            if spare is not None and slow.successor is None and slow in self.members:
+                slow.successor = self.members[self.members.index(slow)] = spare
+        if spare is not None and slow.successor is not spare:
+            ray.kill(spare.actor)
+        return self.another(slow)
 
     def end(self, member: Member) -> None:
         """Kill a worker that does not answer; one on this machine by its process, since it may be stopped."""
@@ -147,9 +158,13 @@ class RayPool:
             for ref in ready:
                 actor = self._joining.pop(ref)
                 try:
-                    self.members.append(Member(actor, *ray.get(ref)))
+                    self.members.append(greeted(actor, ref))
                 except RayActorError:
                     ray.kill(actor)
+                except VersionError as error:
+                    ray.kill(actor)
+                    self.refused = str(error)
+                    _LOG.warning("a worker is left out: %s", error)
                 self.generation += 1
             return bool(self.members)
 
@@ -178,6 +193,12 @@ class RayPool:
         self.members, self._joining = [], {}
         if self._started:
             ray.shutdown()
+
+
+def _cpus() -> str:
+    """How many CPUs the cluster has, in words."""
+    there, free = (ask().get("CPU", 0.0) for ask in (ray.cluster_resources, ray.available_resources))
+    return f"the cluster has {there:g} CPU(s), {free:g} of them free"
 
 
 def _start_ray(workers: int, object_store_memory: int | None) -> None:

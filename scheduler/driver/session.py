@@ -7,51 +7,33 @@ is made again; a new worker gets the values from another rank.
 
 import time
 import traceback
-from collections import deque
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import ray
-from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError, WorkerCrashedError
+from ray.exceptions import RayActorError, RayError, WorkerCrashedError
 
 from graphir.dataset import Dataset
-from graphir.errors import GraphError, ServiceUnavailable
+from graphir.errors import LimitError, ServiceUnavailable
 from graphir.node import Array
-from scheduler.driver.pool import Feeds, Interrupted, WorkerDied, put_together, task_error, wanted
-from scheduler.driver.turns import Turn
+from scheduler.driver.calls import ANSWER_SECONDS, ASK_SECONDS, Call, Calls, RankFailed, cause, followed, last_words
+from scheduler.driver.members import Assignment, Member
+from scheduler.driver.overseer import Straggler
+from scheduler.driver.pool import Feeds, TaskError, WorkerDied, put_together, task_error, wanted
+from scheduler.job.events import Assembled, Event, Straggled
+from scheduler.memory import peak_bytes
 from scheduler.place import place, ranks_for
 from scheduler.plan import Plan
+from scheduler.units import in_bytes
 from workers.actor import Setup
 from workers.mesh import PeerLost
 from workers.route import Route
-from workers.runner import Stopped
+from workers.runner import Kept
 
 if TYPE_CHECKING:
-    from scheduler.driver.ray import Member, RayPool
+    from scheduler.driver.ray import RayPool
 
-CALL_SECONDS = 0.25
-"""How long one call should take."""
-QUICKER = 8.0
-"""How much shorter an iteration is taken to be after one call; what was seen of it may have been its end only."""
-AHEAD = 2
-"""Calls under way or queued at one time."""
-ASK_SECONDS = 0.5
-"""How often a waiting job asks whether it is still wanted."""
-HANG_SECONDS, HANG_TIMES, ANSWER_SECONDS = 8.0, 5.0, 4.0
-"""A call that takes longer than this, and than so many times what it took before, has its workers asked if they live."""
-SETTLE_SECONDS = 10.0
-"""How long workers may take to end a call that was cancelled."""
 Ref = Any
-
-
-@dataclass(frozen=True, slots=True)
-class _Call:
-    ticket: int
-    step: int
-    count: int
-    refs: tuple[Ref, ...]
-    turn: Turn
 
 
 class RaySession:
@@ -60,68 +42,99 @@ class RaySession:
     def __init__(
         self,
         pool: "RayPool",
-        name: str,
-        number: int,
+        job: Assignment,
         plan: Plan,
         feeds: Feeds,
         carry: Mapping[str, str],
         fetch: Collection[str],
         interrupted: Callable[[], bool],
-        priority: int,
     ) -> None:
-        self._pool, self._name, self._number, self._plan = pool, name, number, plan
-        self._interrupted, self._carry, self._kept = interrupted, carry, wanted(plan, carry, fetch)
+        self._pool, self._job, self._name, self._plan = pool, job, job.name, plan
+        self._news: list[Event] = []
+        self._carry, self._kept = carry, wanted(plan, carry, fetch)
         self._shown = [output for output in self._kept if output in fetch or output in carry.values()]
         self._needed = {step.program.digest: step.program for step in plan.steps}
         self._feeds = {name: feeds[name] for name in feeds.keys() - carry.keys()}
         self._puts: dict[tuple[str, int, int], Ref] = {}
-        self._initial: dict[str, Ref] = {}
+        self._initial: Mapping[str, Array] = {}
+        self._stale = False
         self._restored = self._done = 0
-        self._pace = CALL_SECONDS
-        self._flying: deque[_Call] = deque()
+        self._calls = Calls(pool, job.name, job.priority, interrupted)
         self._dead: list[int] = []
         self._setups: list[tuple[int, Ref]] = []
         self._members: list[Member] = []
-        self._assign()
-        self._share = pool.turns.join(priority)
+        try:
+            self._assign()
+        except BaseException:
+            self._calls.leave()
+            raise
 
     def _assign(self) -> None:
         """Give the ranks of the job to the workers that there are now."""
         self._pool.refresh()
         for member in self._members:
             member.actor.stop.remote(self._name)
-        self._generation, members = self._pool.generation, list(self._pool.members)
-        if not members:
-            raise ServiceUnavailable("no worker is left; start some, or add machines")
+        self._wait_for_workers()
+        self._generation, members = self._pool.generation, self._job.fitting(self._pool.members)
         ranks = ranks_for(self._plan, len(members))
-        first = self._number if ranks == 1 else 0  # small jobs are spread over the workers
+        first = self._job.number if ranks == 1 else 0  # small jobs are spread over the workers
         self._members = [members[(first + rank) % len(members)] for rank in range(ranks)]
+        kinds = {member.kernels.digest: str(member.kernels) for member in members}
+        self._news.append(
+            Assembled(0.0, len(members), self._pool.asked, "+".join(sorted(kinds)), "; ".join(kinds.values()))
+        )
         self._work = place(self._plan, ranks, self._carry, self._kept)
         self._route = Route(self._work, ranks)
-        self._puts, self._dead = {}, []
+        self._puts, self._setups, self._dead, self._stale = {}, [], [], False
+        self._calls.members = self._members
+        self._calls.overseer.begin(self._members)
         for rank in range(ranks):
             self._setup(rank)
 
     def restore(self, carried: Mapping[str, Array], step: int) -> None:
         """Set the carried values before a step."""
-        self._initial = {name: ray.put(value) for name, value in carried.items()}
+        self._initial = carried
         self._restored = self._done = step
-        self._restore_all(self._initial)
+        self._restore_all(_put(carried))
+
+    def _wait_for_workers(self) -> None:
+        """While there is none, wait for those that are asked for; ServiceUnavailable after a long time."""
+        until = time.monotonic() + self._pool.patience
+        while not self._pool.members:
+            self._calls.ask()
+            if time.monotonic() > until:
+                raise ServiceUnavailable("no worker is left, and none starts; free a CPU, or add machines")
+            time.sleep(ASK_SECONDS)
+            self._pool.refresh()
 
     def advance(self, most: int) -> list[dict[str, float]]:
         """Perform at least one and at most `most` iterations; the workers may go on with the others."""
         limit = self._done + most
-        if self._changed() and not self._flying:
+        if (self._stale or self._changed()) and not self._calls.flying:
             held = self._held()
             self._assign()
             self._restore_all(held)
-        self._launch(limit, waits=True)
-        numbers = self._await(self._flying[0])
-        call = self._flying.popleft()
+        call, numbers = self._next(limit)
         self._done = call.step + call.count
         if not self._changed():
-            self._launch(limit, waits=False)
+            self._calls.launch(self._done, limit, waits=False)
         return numbers
+
+    def _next(self, limit: int) -> tuple[Call, list[dict[str, float]]]:
+        """The next call that all ranks have ended; a slow one is made again with another worker."""
+        while True:
+            self._calls.launch(self._done, limit, waits=True)
+            setups, self._setups = self._setups, []
+            try:
+                return self._calls.first(setups)
+            except RankFailed as failed:
+                self._failed(failed)
+            except Straggler as straggler:
+                self._pass_on(straggler)
+            except PeerLost as stuck:
+                self._calls.settled(self._calls.cancel(), ())
+                self._stale = True
+                raise task_error(stuck, "worker-0") from stuck
 
     def carried(self) -> dict[str, Array]:
         """The carried values, fetched."""
@@ -135,18 +148,26 @@ class RaySession:
         """The fetched and carried outputs of the last iteration."""
         values = {self._plan.outputs[name] for name in self._shown}
         ranks = self._holders(values)
-        parts = [self._get(rank, self._members[rank].actor.outputs.remote(self._name)) for rank in ranks]
+        try:
+            parts = [self._get(rank, self._members[rank].actor.outputs.remote(self._name)) for rank in ranks]
+        except WorkerDied as lost:  # the carried values may be there, but not what else the last iteration made
+            raise WorkerDied(lost.worker, lost.reason, state_lost=True) from lost
         return {name: put_together(self._plan, self._plan.outputs[name], parts) for name in self._shown}
 
     def replace(self, worker: str) -> None:
         """Go on with other workers in the place of this dead one and of those that died with it."""
         others = {rank: self._pool.another(self._members[rank]) for rank in self._dead}
-        held = self._held()
-        if not all(others.values()) or self._changed():
+        self._take_over(others, self._held())
+
+    def _take_over(self, others: Mapping[int, Member | None], held: Mapping[str, Ref]) -> None:
+        """Set up these workers in the place of dead ones, or all ranks anew if there are not enough."""
+        if not all(other and self._job.fits(other) for other in others.values()) or self._changed():
             self._assign()
             self._restore_all(held)
             return
         self._members = [others.get(rank) or member for rank, member in enumerate(self._members)]
+        self._calls.members = self._members
+        self._calls.overseer.replaced(self._members)
         addresses = tuple(member.address for member in self._members)
         for rank, member in enumerate(self._members):
             if rank in self._dead:
@@ -156,10 +177,15 @@ class RaySession:
                 self._setups.append((rank, member.actor.peers.remote(self._name, addresses)))
         self._dead = []
 
+    def news(self) -> list[Event]:
+        """What has happened to the workers since the last call."""
+        news, self._news = self._news, []
+        return news
+
     def release(self) -> None:
         """End the job: workers and driver forget its values."""
-        self._cancel()
-        self._pool.turns.leave(self._share)
+        self._calls.cancel()
+        self._calls.leave()
         self._feeds, self._setups, self._puts, self._initial = {}, [], {}, {}
         for member in self._members:
             member.actor.stop.remote(self._name)
@@ -198,15 +224,17 @@ class RaySession:
         for rank in range(len(self._members)):
             self._restore(rank, carried)
 
-    def _held(self) -> dict[str, Ref]:
-        """The carried values as far as ranks that live have them."""
+    def _held(self, rescued: Sequence[Mapping[str, Kept]] = ()) -> dict[str, Ref]:
+        """The carried values as far as ranks that live have them, or a slow one has given them."""
         if self._done == self._restored:
-            return self._initial
+            return _put(self._initial)
         alive = [rank for rank in range(len(self._members)) if rank not in self._dead]
         parts = [self._get(rank, self._members[rank].actor.carried.remote(self._name, self._done)) for rank in alive]
-        whole = [name for name in self._carry if self._route.carried_whole(name) or not self._dead]
+        parts += rescued
+        missing = len(parts) < len(self._members)
+        whole = [name for name in self._carry if self._route.carried_whole(name) or not missing]
         have = [name for name in whole if any(name in part for part in parts)]
-        return {name: ray.put(put_together(self._plan, name, parts)) for name in have}
+        return _put({name: put_together(self._plan, name, parts) for name in have})
 
     def _changed(self) -> bool:
         self._pool.refresh()
@@ -216,122 +244,69 @@ class RaySession:
         sharded = any(value in self._work.blocks for value in values)
         return range(len(self._members) if sharded else 1)
 
-    # ---- calls ----
-
-    def _launch(self, limit: int, *, waits: bool) -> None:
-        """Send calls. The first one is waited for if `waits`; those ahead are not, since what is under way is awaited first."""
-        issued = self._flying[-1].step + self._flying[-1].count if self._flying else self._done
-        while len(self._flying) < AHEAD and issued < limit:
-            count = max(1, min(limit - issued, int(CALL_SECONDS / self._pace)))
-            turn = self._turn(count * self._pace, waits=waits and not self._flying)
-            if turn is None:
-                return
-            with self._pool.issuing() as ticket:
-                refs = tuple(m.actor.run.remote(self._name, ticket, issued, count) for m in self._members)
-            self._flying.append(_Call(ticket, issued, count, refs, turn))
-            issued += count
-
-    def _turn(self, seconds: float, *, waits: bool) -> Turn | None:
-        """Leave to send a call."""
-        patience = ASK_SECONDS if waits else 0.0
-        while (turn := self._pool.turns.take(self._share, self._members, seconds, patience)) is None and waits:
-            self._ask()
-        return turn
-
-    def _await(self, call: _Call) -> list[dict[str, float]]:
-        setups, self._setups = self._setups, []
-        for rank, ref in setups:
-            self._get(rank, ref)
-        results = self._results(call)
-        seconds = self._pool.turns.done(call.turn) / call.count
-        self._pace = max(seconds, self._pace / QUICKER, 1e-6)
-        return results[0]
-
-    def _results(self, call: _Call) -> dict[int, list[dict[str, float]]]:
-        """What each rank says of a call; the first error ends it for all, since ranks wait for one another."""
-        results: dict[int, list[dict[str, float]]] = {}
-        pending = {ref: rank for rank, ref in enumerate(call.refs)}
-        patience = HANG_SECONDS + HANG_TIMES * self._pace * call.count
-        asked = time.monotonic() + patience
-        while pending:
-            ready, _ = ray.wait(list(pending), num_returns=len(pending), timeout=ASK_SECONDS)
-            for ref in ready:
-                rank = pending.pop(ref)
-                results[rank] = self._get(rank, ref)
-                if results[rank] is None:  # nobody cancelled it: the values before the step are not there
-                    self._cancel()
-                    self._dead = [rank]
-                    raise WorkerDied(f"worker-{rank}", "it lost the job's values", state_lost=True)
-            if pending:
-                self._ask()
-            if pending and time.monotonic() > asked:
-                self._kill_the_silent(list(pending.values()))
-                asked = time.monotonic() + patience
-        return results
-
-    def _kill_the_silent(self, ranks: list[int]) -> None:
-        """End workers that do not even say that they are alive; their calls then fail, and others take their ranks."""
-        answers = {self._members[rank].actor.alive.remote(): rank for rank in ranks}
-        _, silent = ray.wait(list(answers), num_returns=len(answers), timeout=ANSWER_SECONDS)
-        for ref in silent:
-            self._pool.end(self._members[answers[ref]])
+    # ---- faults ----
 
     def _get(self, rank: int, ref: Ref) -> Any:
-        while True:
-            try:
-                return ray.get(ref, timeout=ASK_SECONDS)
-            except GetTimeoutError:
-                self._ask()
-            except RayError as error:
-                self._failed(rank, error)
+        try:
+            return self._calls.get(rank, ref)
+        except RankFailed as failed:
+            self._failed(failed)
 
-    def _ask(self) -> None:
-        if self._interrupted():
-            self._cancel()
-            raise Interrupted
-
-    def _cancel(self) -> None:
-        for call in self._flying:
-            for member in self._members:
-                member.actor.cancel.remote(call.ticket)
-            self._pool.turns.done(call.turn)
-        self._pool.turns.withdraw(self._share)
-        self._flying.clear()
-
-    def _failed(self, rank: int, first: RayError) -> NoReturn:
+    def _failed(self, failed: RankFailed) -> NoReturn:
         """Let all ranks end what is under way, find out whose fault it is, and raise that."""
-        calls = list(self._flying)
-        self._cancel()
-        errors = self._settled(calls)
-        if not isinstance(_cause(first), PeerLost | Stopped):
+        rank, first = failed.rank, failed.error
+        if first is None:
+            self._calls.cancel()
+            self._dead = sorted({rank, *self._dead})
+            raise WorkerDied(f"worker-{rank}", "it lost the job's values", state_lost=True)
+        errors = self._calls.settled(self._calls.cancel(), {rank} if isinstance(first, RayActorError) else ())
+        if not followed(first):
             errors = errors | {rank: first}
-        self._dead = sorted(
-            rank for rank, error in errors.items() if isinstance(error, RayActorError | WorkerCrashedError)
-        )
-        for rank, error in errors.items():
-            cause = _cause(error)
-            if rank not in self._dead and not isinstance(cause, PeerLost | Stopped):
-                raise task_error(cause, f"worker-{rank}", "".join(traceback.format_exception(error))) from error
+        gone = _gone(errors)
+        self._dead = sorted(gone.union(self._dead))
+        self._stale = self._stale or not self._dead
+        for other, error in errors.items():
+            if other not in self._dead and not followed(error):
+                raise self._task_error(other, error) from error
         if not self._dead:
-            raise task_error(_cause(first), f"worker-{rank}", "".join(traceback.format_exception(first))) from first
-        worker = f"worker-{self._dead[0]}"
-        raise WorkerDied(worker, f"its process ended ({len(self._dead)} in all)", state_lost=self._lost()) from first
+            raise self._task_error(rank, first) from first
+        dead = min(gone, default=self._dead[0])
+        reason = f"its process ended ({len(self._dead)} in all){last_words(errors.get(dead, first))}; {self._bound()}"
+        raise WorkerDied(f"worker-{dead}", reason, state_lost=self._lost()) from first
 
-    def _settled(self, calls: list[_Call]) -> dict[int, RayError]:
-        """The error of each rank; one that does not end within the time allowed is killed."""
-        errors: dict[int, RayError] = {}
-        until = time.monotonic() + SETTLE_SECONDS
-        for call in calls:
-            for rank, ref in enumerate(call.refs):
-                try:
-                    ray.get(ref, timeout=max(0.0, until - time.monotonic()))
-                except GetTimeoutError:
-                    self._pool.end(self._members[rank])
-                    errors[rank] = RayActorError()
-                except RayError as error:
-                    if rank not in errors or isinstance(_cause(errors[rank]), PeerLost | Stopped):
-                        errors[rank] = error
-        return errors
+    def _task_error(self, rank: int, error: RayError) -> TaskError:
+        wrong = cause(error)
+        if isinstance(wrong, MemoryError) or (isinstance(wrong, LimitError) and "memory" in str(wrong)):
+            what, found, place = str(wrong).partition("\n  at ")
+            wrong.args = (f"{what}; {self._bound()}{found}{place}",)
+        return task_error(wrong, f"worker-{rank}", "".join(traceback.format_exception(error)))
+
+    def _bound(self) -> str:
+        """What the plan says of a worker's memory."""
+        peak = peak_bytes(self._plan, self._work, len(self._members), self._carry)
+        return f"by the plan a worker holds at most {in_bytes(peak)} of values"
+
+    def _pass_on(self, straggler: Straggler) -> None:
+        """Give the rank of a slow worker to another one, with the values that it had, and make its call again."""
+        rank, slow = straggler.rank, self._members[straggler.rank]
+        calls, rescued = self._calls.cancel(), self._rescued(rank)
+        other = self._pool.swap(slow, straggler.spare)
+        gone = _gone(self._calls.settled(calls, {rank}))
+        self._dead, reason = sorted(gone.union(self._dead)), f"it was far slower than the others: {straggler.reason}"
+        self._news.append(Straggled(0.0, f"worker-{rank}", straggler.reason))
+        if len(gone) > 1 or (not rescued and self._lost()):
+            raise WorkerDied(f"worker-{rank}", reason, state_lost=self._lost())
+        self._take_over({rank: other}, self._held(rescued))
+
+    def _rescued(self, rank: int) -> list[Mapping[str, Kept]]:
+        """The carried values that a worker has whose call does not end, if it gives them."""
+        if self._done == self._restored:
+            return []
+        asked = self._members[rank].actor.rescued.remote(self._name, self._done)
+        try:
+            return [ray.get(asked, timeout=ANSWER_SECONDS)]
+        except RayError:
+            return []
 
     def _lost(self) -> bool:
         """Whether carried values are gone with the dead."""
@@ -349,7 +324,9 @@ class RaySession:
         return {0} | set(self._route.wholes.get(value, ()) or self._route.gathers.get(value, ()))
 
 
-def _cause(error: BaseException) -> BaseException:
-    if isinstance(error, RayTaskError):
-        return error.cause if isinstance(error.cause, BaseException) else error
-    return GraphError(str(error)) if isinstance(error, RayError) else error
+def _gone(errors: Mapping[int, RayError]) -> set[int]:
+    return {rank for rank, error in errors.items() if isinstance(error, RayActorError | WorkerCrashedError)}
+
+
+def _put(values: Mapping[str, Array]) -> dict[str, Ref]:
+    return {name: ray.put(value) for name, value in values.items()}

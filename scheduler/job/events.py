@@ -62,6 +62,30 @@ class Resumed(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class Assembled(Event):
+    """The job has workers, perhaps fewer than were asked for. `fingerprint` is of their kernels, which `kernels` describes."""
+
+    workers: int
+    asked: int
+    fingerprint: str
+    kernels: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "kernels", clip(self.kernels, MAX_MESSAGE))
+
+
+@dataclass(frozen=True, slots=True)
+class Straggled(Event):
+    """A worker was far slower than the others, and another one does its work again."""
+
+    worker: str
+    reason: str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "reason", clip(self.reason, MAX_MESSAGE))
+
+
+@dataclass(frozen=True, slots=True)
 class StepDone(Event):
     """All of one step is computed; `scalars` are its scalar outputs."""
 
@@ -196,6 +220,8 @@ Command = RunStep | Restore | ReplaceWorker | SaveCheckpoint | StoreResult | Rel
 EVENTS: Mapping[str, type[Event]] = {
     "started": Started,
     "resumed": Resumed,
+    "assembled": Assembled,
+    "straggled": Straggled,
     "step_done": StepDone,
     "checkpointed": Checkpointed,
     "worker_lost": WorkerLost,

@@ -19,6 +19,7 @@ from typing import Any
 from graphir.errors import GraphError
 from scheduler.job.codec import from_json, to_json
 from scheduler.job.events import (
+    Assembled,
     CancelRequested,
     Checkpointed,
     Command,
@@ -36,6 +37,7 @@ from scheduler.job.events import (
     Started,
     StepDone,
     StoreResult,
+    Straggled,
     TaskFailed,
     WorkerLost,
     event_name,
@@ -102,6 +104,10 @@ class Job:
     retried: int = 0
     restarts: int = 0
     workers_lost: int = 0
+    stragglers: int = 0
+    workers: int = 0
+    asked: int = 0
+    fingerprint: str | None = None
     runner: str = ""
     scalars: Scalars = ()
     checkpoint: Checkpoint | None = None
@@ -202,6 +208,17 @@ def _resume(job: Job, event: Resumed) -> Step:
     return _from_checkpoint(job)
 
 
+def _assembled(job: Job, event: Assembled) -> Step:
+    known = job.workers, job.asked, job.fingerprint
+    if known == (event.workers, event.asked, event.fingerprint):
+        return job, ()
+    return replace(job, workers=event.workers, asked=event.asked, fingerprint=event.fingerprint), ()
+
+
+def _straggled(job: Job, event: Straggled) -> Step:
+    return replace(job, stragglers=job.stragglers + 1), ()
+
+
 def _step_done(job: Job, event: StepDone) -> Step:
     if _is_late(job, event):
         return job, ()
@@ -298,13 +315,25 @@ def _ignore(job: Job, event: Event) -> Step:
 
 
 Handler = Callable[[Job, Any], Step]
-_LATE = (StepDone, Checkpointed, WorkerLost, TaskFailed, CancelRequested, DeadlinePassed, Finished)
+_LATE = (
+    Assembled,
+    Straggled,
+    StepDone,
+    Checkpointed,
+    WorkerLost,
+    TaskFailed,
+    CancelRequested,
+    DeadlinePassed,
+    Finished,
+)
 
 TABLE: Mapping[tuple[Status, type[Event]], Handler] = {
     (Status.QUEUED, Started): _start,
     (Status.QUEUED, CancelRequested): _cancel,
     (Status.QUEUED, DeadlinePassed): _deadline,
     (Status.RUNNING, Resumed): _resume,
+    (Status.RUNNING, Assembled): _assembled,
+    (Status.RUNNING, Straggled): _straggled,
     (Status.RUNNING, StepDone): _step_done,
     (Status.RUNNING, Checkpointed): _checkpointed,
     (Status.RUNNING, WorkerLost): _worker_lost,
