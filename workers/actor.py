@@ -8,6 +8,7 @@ what the worker is at, and hands out carried values when a call does not end.
 
 import os
 import time
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,8 @@ from workers.fingerprint import Fingerprint, fingerprint
 from workers.mesh import Address, Mesh
 from workers.runner import Kept, Runner, Stopped
 from workers.work import Work
+
+UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +58,7 @@ class Shell:
     def __init__(self) -> None:
         self._programs: dict[str, Graph] = {}
         self._runners: dict[str, Runner] = {}
+        self._ready: OrderedDict[str, tuple[Runner, Setup]] = OrderedDict()
         self._cancelled: set[int] = set()
         self._current: Runner | None = None
         self._mesh = Mesh(ray.util.get_node_ip_address())
@@ -65,16 +69,32 @@ class Shell:
 
     def setup(self, setup: Setup, *values: Any) -> None:
         """Begin a job, or begin it again: `values` are its feeds."""
-        for digest, data in setup.programs.items():
-            self._programs[digest] = wire.load(data)
-        needed = {step.program: self._programs[step.program] for step in setup.work.steps}
-        for digest in setup.forget:
-            self._programs.pop(digest, None)
-        runner = Runner(setup.work, needed, setup.rank, setup.peers, self._mesh)
-        runner.activity.clock = time.monotonic
+        runner = self._runner(setup)
         for (name, dtype, begin, total), value in zip(setup.feeds, values, strict=True):
             runner.hold(name, value, dtype, begin, total)
         self._runners[setup.job] = runner
+
+    def once(self, job: tuple[str, Setup | None, int, int, Sequence[Any]]) -> Any:
+        """A whole job of one step: its numbers and values. What is set up under a name is kept for the next, `most` in all.
+
+        In one argument, since each takes a tenth of a millisecond. UNKNOWN if the name is, None if the call was cancelled.
+        """
+        name, setup, most, ticket, values = job
+        if setup is not None:
+            self._ready[name] = self._runner(setup), setup
+        if name not in self._ready:
+            return UNKNOWN
+        self._ready.move_to_end(name)
+        while len(self._ready) > most:
+            self._ready.popitem(last=False)
+        runner, known = self._ready[name]
+        try:
+            for (feed, dtype, begin, total), value in zip(known.feeds, values, strict=True):
+                runner.hold(feed, value, dtype, begin, total)
+            numbers = self._run(runner, ticket, 0, 1)
+            return None if numbers is None else (numbers[0], runner.outputs())
+        finally:
+            runner.clear()
 
     def peers(self, job: str, peers: tuple[Address, ...]) -> None:
         """Another worker has taken a rank of the job."""
@@ -86,9 +106,11 @@ class Shell:
 
     def run(self, job: str, ticket: int, step: int, count: int) -> list[dict[str, float]] | None:
         """Perform iterations; `ticket` numbers the calls of all jobs. None if the call was cancelled."""
+        return self._run(self._job(job), ticket, step, count)
+
+    def _run(self, runner: Runner, ticket: int, step: int, count: int) -> list[dict[str, float]] | None:
         self._mesh.begin(ticket)
         self._cancelled = {known for known in self._cancelled if known >= ticket}
-        runner = self._job(job)
         runner.stopped = lambda: ticket in self._cancelled
         self._current = runner
         try:
@@ -127,6 +149,16 @@ class Shell:
     def stop(self, job: str) -> None:
         """End the job: forget its feeds and values."""
         self._runners.pop(job, None)
+
+    def _runner(self, setup: Setup) -> Runner:
+        for digest, data in setup.programs.items():
+            self._programs[digest] = wire.load(data)
+        needed = {step.program: self._programs[step.program] for step in setup.work.steps}
+        for digest in setup.forget:
+            self._programs.pop(digest, None)
+        runner = Runner(setup.work, needed, setup.rank, setup.peers, self._mesh)
+        runner.activity.clock = time.monotonic
+        return runner
 
     def _job(self, job: str) -> Runner:
         if job not in self._runners:

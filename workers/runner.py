@@ -105,6 +105,11 @@ class Runner:
             for name in self.work.batch.axes:
                 self._feeds[name].turn(rows)
 
+    def clear(self) -> None:
+        """Forget feeds and values; programs stay."""
+        self._feeds, self._kept = {}, {}
+        self._states.clear()
+
     def _own_part(self, name: str, value: Array) -> Kept:
         if self.route.carried_whole(name):
             return value

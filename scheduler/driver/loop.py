@@ -81,7 +81,7 @@ class JobLoop:
 
     def run(self, id: str, runner: str) -> Job:
         """Take a queued or left-over job and perform it."""
-        self._record = record = self._store.job(id)
+        self._record = record = self._store.seen.record(id) or self._store.job(id)
         if record.job.status.terminal:  # cancelled while it waited
             return record.job
         begin = Started if record.job.status is Status.QUEUED else Resumed

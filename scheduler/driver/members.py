@@ -21,14 +21,24 @@ Ref = Any
 
 @dataclass(eq=False)
 class Member:
-    """One worker of a pool, and the programs that it knows."""
+    """One worker of a pool, the programs that it knows, and the set-ups."""
 
     actor: Any
     pid: int
     address: Address
     kernels: Fingerprint
     known: OrderedDict[str, None] = field(default_factory=OrderedDict)
+    ready: OrderedDict[str, None] = field(default_factory=OrderedDict)
     successor: "Member | None" = None
+
+    def learns(self, name: str, most: int) -> bool:
+        """Whether a set-up is new to it, which then knows it as the last of `most`."""
+        new = name not in self.ready
+        self.ready[name] = None
+        self.ready.move_to_end(name)
+        while len(self.ready) > most:
+            self.ready.popitem(last=False)
+        return new
 
     def missing(self, digests: Collection[str]) -> tuple[list[str], tuple[str, ...]]:
         """Which programs it has to be sent, and which it may forget."""

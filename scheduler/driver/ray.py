@@ -11,6 +11,7 @@ import logging
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -21,8 +22,10 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayError
 from graphir import wire
 from graphir.errors import ServiceUnavailable, VersionError
 from graphir.graph import Graph
+from scheduler.driver.calls import ASK_SECONDS
 from scheduler.driver.members import PROGRAMS, Assignment, Member, greeted
-from scheduler.driver.pool import Feeds, never
+from scheduler.driver.pool import Feeds, Session, never
+from scheduler.driver.quick import Quick, QuickSession
 from scheduler.driver.session import RaySession
 from scheduler.driver.turns import Turns
 from scheduler.plan import Plan
@@ -49,6 +52,7 @@ class RayPool:
         self._sessions, self._tickets = itertools.count(1), itertools.count(1)
         self.turns = Turns()
         self._programs: dict[str, bytes] = {}
+        self._quick = Quick()
         self._joining: dict[Ref, Any] = {}
         self.members: list[Member] = []
         self.generation, self.asked = 0, 0
@@ -77,6 +81,16 @@ class RayPool:
                 ray.kill(self.members.pop().actor)
                 self.generation += 1
 
+    def wait_for_members(self, ask: Callable[[], None]) -> None:
+        """While there is none, wait for those that are asked for; ServiceUnavailable after a long time."""
+        until = time.monotonic() + self.patience
+        while not self.members:
+            ask()
+            if time.monotonic() > until:
+                raise ServiceUnavailable("no worker is left, and none starts; free a CPU, or add machines")
+            time.sleep(ASK_SECONDS)
+            self.refresh()
+
     def refresh(self) -> None:
         """Take in workers that have started since."""
         if self._joining:
@@ -102,10 +116,13 @@ class RayPool:
         *,
         reproducible: bool = True,
         kernels: str | None = None,
-    ) -> RaySession:
+    ) -> Session:
         """Begin a job: programs and feeds go out; what fails on the way is raised by the first `advance`."""
         number = next(self._sessions)
         job = Assignment(f"{os.getpid()}-{number}", number, priority, reproducible, kernels if reproducible else None)
+        known = self._quick.known(plan, feeds, carry, fetch)
+        if known is not None:
+            return QuickSession(self, job, known, plan, feeds, interrupted)
         return RaySession(self, job, plan, feeds, carry, fetch, interrupted)
 
     def another(self, dead: Member) -> Member | None:

@@ -5,7 +5,6 @@ Each rank keeps the carried values before its last calls, so after a failure the
 is made again; a new worker gets the values from another rank.
 """
 
-import time
 import traceback
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -14,9 +13,9 @@ import ray
 from ray.exceptions import RayActorError, RayError, WorkerCrashedError
 
 from graphir.dataset import Dataset
-from graphir.errors import LimitError, ServiceUnavailable
+from graphir.errors import LimitError
 from graphir.node import Array
-from scheduler.driver.calls import ANSWER_SECONDS, ASK_SECONDS, Call, Calls, RankFailed, cause, followed, last_words
+from scheduler.driver.calls import ANSWER_SECONDS, Call, Calls, RankFailed, cause, followed, last_words
 from scheduler.driver.members import Assignment, Member
 from scheduler.driver.overseer import Straggler
 from scheduler.driver.pool import Feeds, TaskError, WorkerDied, put_together, task_error, wanted
@@ -74,7 +73,7 @@ class RaySession:
         self._pool.refresh()
         for member in self._members:
             member.actor.stop.remote(self._name)
-        self._wait_for_workers()
+        self._pool.wait_for_members(self._calls.ask)
         self._generation, members = self._pool.generation, self._job.fitting(self._pool.members)
         ranks = ranks_for(self._plan, len(members))
         first = self._job.number if ranks == 1 else 0  # small jobs are spread over the workers
@@ -96,16 +95,6 @@ class RaySession:
         self._initial = carried
         self._restored = self._done = step
         self._restore_all(_put(carried))
-
-    def _wait_for_workers(self) -> None:
-        """While there is none, wait for those that are asked for; ServiceUnavailable after a long time."""
-        until = time.monotonic() + self._pool.patience
-        while not self._pool.members:
-            self._calls.ask()
-            if time.monotonic() > until:
-                raise ServiceUnavailable("no worker is left, and none starts; free a CPU, or add machines")
-            time.sleep(ASK_SECONDS)
-            self._pool.refresh()
 
     def advance(self, most: int) -> list[dict[str, float]]:
         """Perform at least one and at most `most` iterations; the workers may go on with the others."""
