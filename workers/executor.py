@@ -135,13 +135,14 @@ class Executor:
         if known is not None:
             self._bound.move_to_end(key)
         else:
-            known = self._bound[key] = [
-                (
-                    kernel, sources, target,
-                    bound_attributes(node, sizes, offsets, check_finite) if attributes else {}, free,
-                )
-                for node, (kernel, sources, target, free, attributes) in zip(self._nodes, self._code, strict=True)
-            ]  # fmt: skip
+            with collector.paused():
+                known = self._bound[key] = [
+                    (
+                        kernel, sources, target,
+                        bound_attributes(node, sizes, offsets, check_finite) if attributes else {}, free,
+                    )
+                    for node, (kernel, sources, target, free, attributes) in zip(self._nodes, self._code, strict=True)
+                ]  # fmt: skip
             while len(self._bound) > BOUND_PROGRAMS:
                 self._bound.popitem(last=False)
         return known

@@ -167,4 +167,5 @@ class QuickSession:
 def _seconds(plan: Plan) -> float:
     """An estimate of the time that one worker takes for all steps, by nodes of all chunks and the work of the whole."""
     nodes = sum((plan.chunks if step.kind != "single" else 1) * len(step.program.nodes) for step in plan.steps)
-    return nodes * DEFAULT.node + program_seconds(plan.graph.nodes, plan.sizes)
+    overhead = nodes * DEFAULT.node
+    return overhead if overhead > QUICK_SECONDS else overhead + program_seconds(plan.graph.nodes, plan.sizes)

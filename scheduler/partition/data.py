@@ -35,7 +35,7 @@ class _Program:
 
     kind: Kind
     stage: int
-    cut: str | None
+    cut: str
     images: dict[Node, Node] = field(default_factory=dict)
     slices: dict[Node, Node] = field(default_factory=dict)
     reads: dict[str, Read] = field(default_factory=dict)
@@ -46,7 +46,7 @@ class _Program:
         """A program input that takes a value."""
         node = input_(name=name, dtype=type_.dtype.name, shape=type_.shape)
         if name not in self.reads:
-            self.reads[name] = Read(name, value, () if axis is None or self.cut is None else ((self.cut, axis),))
+            self.reads[name] = Read(name, value, () if axis is None else ((self.cut, axis),))
             self.leaves.append(node)
         return node
 
@@ -79,14 +79,36 @@ def partition(
         raise PlanError(f"no input has the dimension {cut!r}; the named sizes are {list(graph.sizes)}")
     if cut is not None and cut not in sizes:
         raise PlanError(f"the size of the dimension {cut!r} is not given; known are {dict(sizes)}")
+    if cut is None:
+        return _uncut(graph, sizes)
     with made_by(Origin("pass", of="partition")):
-        lowered = graph if cut is None else lower(graph, cut)
-        placed, notes = ({}, []) if cut is None else place(lowered, cut, given)
+        lowered = lower(graph, cut)
+        placed, notes = place(lowered, cut, given)
         builder = _Builder(lowered, placed, cut, remake)
         steps, values = builder.build()
-    ends = {} if cut is None else {cut: borders(sizes[cut], chunk)}
+    ends = {cut: borders(sizes[cut], chunk)}
     outputs = {name: builder.whole_or_shard(node) for name, node in lowered.outputs.items()}
     return Plan(graph, dict(sizes), ends, values, steps, outputs, tuple(dict.fromkeys(notes)))
+
+
+def _uncut(graph: Graph, sizes: Mapping[str, int]) -> Plan:
+    """One single step of all that the graph computes."""
+    mark = mark_of(graph.inputs)
+    inputs = {node: name for name, node in graph.inputs.items()}
+    made = {node: "" for node in graph.outputs.values() if node not in inputs}
+    made = {node: f"{mark}{k}" for k, node in enumerate(graph.nodes) if node in made}
+    names = made | inputs
+    outputs = {name: names[node] for name, node in graph.outputs.items()}
+    if not made:
+        return Plan(
+            graph, dict(sizes), {}, {name: Value(name, node.type) for node, name in inputs.items()}, (), outputs
+        )
+    program = Graph({name: node for node, name in made.items()})
+    read = [*program.inputs, *(name for name in outputs.values() if name in graph.inputs)]
+    values = {name: Value(name, graph.inputs[name].type) for name in read}
+    values |= {name: Value(name, node.type) for node, name in made.items()}
+    reads = tuple(Read(name, name) for name in program.inputs)
+    return Plan(graph, dict(sizes), {}, values, (Step("single", 0, program, reads, tuple(made.values())),), outputs)
 
 
 def mark_of(names: Iterable[str]) -> str:
@@ -100,12 +122,9 @@ def mark_of(names: Iterable[str]) -> str:
 class _Builder:
     """Turns placements into steps, then drops what nobody reads."""
 
-    def __init__(self, graph: Graph, placed: dict[Node, Placement], cut: str | None, remake: bool) -> None:
-        self.graph, self.cut, self.remake = graph, cut, remake
-        self.renaming = {} if cut is None else {cut: local(cut)}
-        self.placed = placed or {
-            node: Placement("whole", 0, free=not node.inputs and node.op.name != "input") for node in graph.nodes
-        }
+    def __init__(self, graph: Graph, placed: dict[Node, Placement], cut: str, remake: bool) -> None:
+        self.graph, self.placed, self.cut, self.remake = graph, placed, cut, remake
+        self.renaming = {cut: local(cut)}
         self.mark = mark_of(graph.inputs)
         self.names = {node: f"{self.mark}{k}" for k, node in enumerate(graph.nodes)}
         self.wholes = {node: f"{name}.whole" for node, name in self.names.items()}
@@ -131,7 +150,7 @@ class _Builder:
         p = self.placed[node]
         name = self.names[node] if not whole or p.layout == "whole" else self.wholes[node]
         self.wanted.setdefault(name, node)
-        blocks = () if whole or p.layout == "whole" or self.cut is None else (Along(self.cut, p.axis, p.combine),)
+        blocks = () if whole or p.layout == "whole" else (Along(self.cut, p.axis, p.combine),)
         self.values.setdefault(name, Value(name, node.type, blocks))
         return name
 
@@ -290,8 +309,8 @@ class _Builder:
 
     def _step(self, program: _Program, outputs: dict[str, Node]) -> Step:
         graph = Graph(outputs, inputs=program.leaves)
-        dims = () if program.cut is None else (program.cut,)
-        over, along = (dims if program.kind == "map" else ()), (program.cut if program.kind == "combine" else None)
+        over = (program.cut,) if program.kind == "map" else ()
+        along = program.cut if program.kind == "combine" else None
         return Step(program.kind, program.stage, graph, tuple(program.reads.values()), tuple(outputs), over, along)
 
 

@@ -45,8 +45,10 @@ def _sizes(parts: list[list[Node]]) -> str:
 
 def _parts(plan: Plan, step: Step) -> list[list[Node]]:
     """The nodes of a step that compute something, in parts; no parts if there is too little work."""
-    inputs = contracted(step.program)
     estimate = weights(plan.sizes)
+    if sum(map(estimate.seconds, step.program.nodes)) < 2 * PART_SECONDS:
+        return []
+    inputs = contracted(step.program)
     if sum(estimate.seconds(node) for node in inputs) < 2 * PART_SECONDS:
         return []
     return _with_siblings(split(inputs, estimate), inputs, walk.siblings(list(inputs)))
