@@ -1,6 +1,7 @@
 """No queue and no cache grows without bound: submission is refused, or waits, and what is kept is limited."""
 
 import json
+import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 import graphir as gi
 from graphir.client import Client, Job, connect
-from graphir.errors import JobFailed, LimitError, QueueFull
+from graphir.errors import JobCancelled, JobFailed, LimitError, QueueFull
 from scheduler import local
 from scheduler.job import line
 from scheduler.job.recent import Recent
@@ -116,6 +117,36 @@ def test_events_come_in_pages_and_none_is_left_out(tmp_path: Path, monkeypatch: 
         names = [event["name"] for event in json.loads((tmp_path / "trace.json").read_text())["traceEvents"]]
         assert names[-2:] == [f"step {steps - 1}", "finished"]
         assert [name for name in names if name.startswith("step ")] == [f"step {k}" for k in range(steps)]
+
+
+@pytest.mark.parametrize("width", [3, 20_000])
+def test_only_the_last_checkpoint_is_kept_and_none_of_a_job_that_has_ended(tmp_path: Path, width: int) -> None:
+    w = gi.input("w", (width,))
+    graph, feeds = gi.Graph({"next": w * 0.5 + 1.0}), {"w": np.zeros(width)}
+
+    def kept() -> tuple[int, int]:
+        """Values in the database and in files."""
+        with sqlite3.connect(tmp_path / "jobs.sqlite") as database:
+            (small,) = database.execute("select count(*) from small_values").fetchone()
+        return small, sum(path.is_file() for path in (tmp_path / "blobs").rglob("*"))
+
+    with connect(workers=0, directory=tmp_path) as first:
+        job = first.submit(graph, feeds, carry={"w": "next"}, steps=10**6, checkpoint_every=1)
+        for event in job.events():
+            if event["type"] == "checkpointed" and event["step"] >= 20:
+                break
+    assert sum(kept()) == 3  # graph, feed and checkpoint
+    with connect(workers=0, directory=tmp_path) as second:
+        again = second.submit(graph, feeds, carry={"w": "next"}, steps=30, checkpoint_every=1)
+        for event in second.job(job.id).events():
+            if event["type"] == "resumed":
+                break
+        second.job(job.id).cancel()
+        found = again.result(WAIT)["next"]
+        with pytest.raises(JobCancelled):
+            second.job(job.id).result(WAIT)
+    assert sum(kept()) == 3  # graph, feed and the result of the other job
+    np.testing.assert_allclose(found, 2.0 * (1 - 0.5**30))
 
 
 @given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 9)), max_size=40))

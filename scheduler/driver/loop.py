@@ -77,6 +77,7 @@ class JobLoop:
         self._commands: deque[Command] = deque()
         self._beside: dict[str, bytes] = {}
         self._news: Callable[[], Sequence[Event]] = tuple
+        self._saves: set[str] = set()
         self._asked = self._clock()
 
     def run(self, id: str, runner: str) -> Job:
@@ -227,21 +228,26 @@ class JobLoop:
             raise
 
     def _checkpoint(self, step: int) -> Event:
-        return Checkpointed(self._clock(), step, self._stored(self._session.carried()))
+        blob = self._stored(self._session.carried(), {"job": self._record.id, "step": str(step)})
+        self._saves.add(blob)
+        return Checkpointed(self._clock(), step, blob)
 
     def _finish(self, attempt: int) -> Event:
         self._leaves = True  # there is no step to go on from any more
         return Finished(self._clock(), attempt, self._stored(self._session.outputs()))
 
-    def _stored(self, values: Mapping[str, Array]) -> str:
-        return self._values.put(tensors.write(_plain(values)), self._beside)
+    def _stored(self, values: Mapping[str, Array], facts: Mapping[str, str] | None = None) -> str:
+        return self._values.put(tensors.write(_plain(values), facts), self._beside)
 
     def _failed(self, error: TaskError, attempt: int) -> Event:
         return TaskFailed(self._clock(), attempt, **asdict(error.failure))
 
     def _start(self, blob: str | None) -> Mapping[str, Array]:
         if blob is not None:
-            return tensors.read(self._values.view(blob), source="a checkpoint")
+            found = tensors.read(self._values.view(blob), source="a checkpoint")
+            if found.metadata.get("job") == self._record.id:
+                self._saves.add(blob)
+            return found
         values = {name: self._feeds[name] for name in self._record.spec.carry}
         return {name: value for name, value in values.items() if isinstance(value, np.ndarray)}
 
@@ -253,9 +259,17 @@ class JobLoop:
         self._commands = deque(c for c in self._commands if _is_due(c, appended.job))
         if appended.job.status.terminal:
             self._commands.clear()
+        self._drop_saves(appended.job)
         self._changed()
         self._job = appended.job
         return appended.job
+
+    def _drop_saves(self, job: Job) -> None:
+        """Remove checkpoints that another has taken the place of, or that an ended job left. They name their job and are its own."""
+        needed = None if job.status.terminal or job.checkpoint is None else job.checkpoint.blob
+        for blob in self._saves - {needed}:
+            self._values.drop(blob)
+            self._saves.remove(blob)
 
 
 def _is_due(command: Command, job: Job) -> bool:

@@ -123,6 +123,12 @@ class Blobs:
         except FileNotFoundError:
             raise _missing(digest, path) from None
 
+    def drop(self, digest: str) -> None:
+        """Remove a blob that nothing names any more, if it is here; views that were given of it stay."""
+        with self._writing():
+            self._place(digest).unlink(missing_ok=True)
+        self._verified.pop(digest, None)
+
     def sweep(self, before: float) -> int:
         """Remove what killed writers left behind before this time (seconds since the epoch); count it."""
         count = 0

@@ -98,6 +98,11 @@ class Seen:
             while self._bytes > VALUE_BYTES:
                 self._bytes -= len(self._values.popitem(last=False)[1])
 
+    def drop_value(self, digest: str) -> None:
+        """A small value is not in the database any more."""
+        with self._lock:
+            self._bytes -= len(self._values.pop(digest, b""))
+
     def value(self, digest: str) -> bytes | None:
         """The bytes of a small value."""
         with self._lock:

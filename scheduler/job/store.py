@@ -3,8 +3,8 @@
 `append` runs the state table: in one transaction it reads the job, applies the events, writes those that
 changed something to the journal and the new state to the job's row. So status and journal cannot
 disagree, and an event is acknowledged only when it is kept: on SQLite this survives a killed process. A power
-cut may take the last reports of work, which then is done again, but with `durable` no job and no cancellation that was
-acknowledged. Values of little size travel in the same transactions. One Store may be used by several threads; several
+cut may take the last reports of work, which then is done again, but with `durable` no job, cancellation or checkpoint that
+was acknowledged. Values of little size travel in the same transactions. One Store may be used by several threads; several
 processes may open one database. Times and randomness come from the caller.
 """
 
@@ -18,11 +18,11 @@ from functools import lru_cache
 from types import TracebackType
 from typing import Any, Self
 
-from sqlalchemy import Connection, Row, Select, bindparam, insert, select, update
+from sqlalchemy import Connection, Row, Select, bindparam, delete, insert, select, update
 from sqlalchemy.exc import DBAPIError, IntegrityError, TimeoutError
 
 from graphir.errors import ServiceUnavailable
-from scheduler.job.events import CancelRequested, Event, event_from_json, event_to_json
+from scheduler.job.events import CancelRequested, Checkpointed, Event, event_from_json, event_to_json
 from scheduler.job.seen import Logged, Record, Seen
 from scheduler.job.spec import JobSpec, parse_spec
 from scheduler.job.state import STORY_EVENTS, Commands, IllegalTransition, Job, Status, new_job, transition
@@ -74,6 +74,7 @@ _EVENTS = (
 _ADVANCE = update(jobs).where(jobs.c.id == bindparam("known_id"), jobs.c.seq == bindparam("known_seq"))
 _INSERT_JOB, _INSERT_EVENT = insert(jobs), insert(events)
 _VALUE = select(small_values.c.data).where(small_values.c.digest == bindparam("value"))
+_DROP = delete(small_values).where(small_values.c.digest == bindparam("value"))
 SmallValues = Mapping[str, bytes]
 """Values of little size by the SHA-256 of their bytes."""
 NOTHING: SmallValues = {}
@@ -158,7 +159,7 @@ class Store:
         the events name, kept with them.
         """
         known, new = self.seen.record(job), self._new(values)
-        promises = any(isinstance(event, CancelRequested) for event in happened)
+        promises = any(isinstance(event, CancelRequested | Checkpointed) for event in happened)
         if known is not None and after in (None, known.seq):
             with suppress(IllegalTransition, SeqConflict):  # unless the job is not any more as it was seen
                 applied = _apply(known.job, happened)
@@ -190,6 +191,12 @@ class Store:
                 raise StoreError(f"value {digest} in {self.where} is damaged; restore the database from a copy")
             self.seen.keep_value(digest, found)
         return found
+
+    def drop(self, digest: str) -> None:
+        """Remove a value of little size that nothing names any more, if it is here."""
+        with self._transaction(writes=True) as connection:
+            connection.execute(_DROP, {"value": digest})
+        self.seen.drop_value(digest)
 
     def events(self, job: str, after: int = 0, limit: int | None = None) -> list[Logged]:
         """The journal's events with numbers over `after`, in order."""

@@ -4,7 +4,7 @@ The journal (`events`) is the truth; `jobs.state` and the columns beside it repe
 gives, written in the same transaction. Job ids are 26 lower-case letters and digits and sort by time of
 submission. SQLite runs in WAL mode; every writing transaction takes the write lock at its start, so it
 waits instead of failing half-way. What a client was promised is synchronised to disk, and with it all that was written
-before; reports of work are not, for what a power cut takes of them is computed again.
+before; reports of work are not, but for checkpoints, for what a power cut takes of them is computed again.
 """
 
 from collections.abc import Callable, Mapping

@@ -25,6 +25,11 @@ class Values:
         beside[digest] = small
         return digest
 
+    def drop(self, digest: str) -> None:
+        """Remove bytes that nothing names any more."""
+        self._store.drop(digest)
+        self._blobs.drop(digest)
+
     def view(self, digest: str) -> memoryview:
         """The bytes, verified, read-only. Raises BlobMissing and BlobCorrupt."""
         found = self._store.value(digest)
