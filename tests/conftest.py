@@ -15,6 +15,7 @@ def local_ray() -> Iterator[None]:
     import ray
 
     ray.init(
+        address="local",
         num_cpus=6,
         object_store_memory=200 * 2**20,
         include_dashboard=False,

@@ -174,9 +174,9 @@ def test_storage_that_does_not_answer_for_a_while(client: Client, tmp_path: Path
         assert isinstance(service, EmbeddedService)
         store, pool = service._store, service._pool
 
-        def refusing() -> Any:
+        def refusing(job: str) -> Any:
             server.fail, server.served[:] = 2, []
-            return pool()
+            return pool(job)
 
         service._pool = refusing  # type: ignore[method-assign]
         job = submit(inline, known, steps=3)

@@ -1,27 +1,28 @@
 """The executor: a graph compiled once into a flat program, run many times.
 
-A program is a list of (kernel, input slots, output slot, attributes, slots that are free afterwards). Dimensions
-are bound to numbers once for each set of sizes and kept for the most recent ones. Values are freed at their last
+Dimensions are bound to numbers once for each set of sizes and kept for the most recent ones. Values are freed at their last
 use. The results have the same bits as `graphir.evaluate`.
 """
 
+import os
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from math import prod
-from operator import itemgetter
 from typing import Any, TypeAlias
 
 import numpy as np
 
-from graphir import collector, walk
+from graphir import collector
 from graphir.errors import LimitError
 from graphir.feeds import bind
 from graphir.graph import Graph
-from graphir.interpret import NO_OFFSETS, bound_attributes, joint_kernel, kernel_error, require_finite
+from graphir.interpret import NO_OFFSETS, bound_attributes, kernel_error, require_finite
 from graphir.node import Array, Node, describe
 from graphir.types import TensorType
 from workers import backends, blas
+from workers.fuse import Item, schedule
+from workers.program import Program, compiled
 
 Instruction: TypeAlias = tuple[Callable[..., Array], tuple[int, ...], int, dict[str, Any], tuple[int, ...]]
 
@@ -30,7 +31,7 @@ BOUND_PROGRAMS = 16
 
 
 class Executor:
-    """A callable on feeds. backend: whose kernels; threads: for BLAS, by default the library's own choice.
+    """A callable on feeds. backend: whose kernels; threads: for BLAS and fused groups, by default one a core.
 
     memory_limit: bytes that values may take at once, by estimate; LimitError before anything runs if it is more.
     """
@@ -39,44 +40,13 @@ class Executor:
         self, graph: Graph, backend: str = "numpy", threads: int | None = None, *, memory_limit: int | None = None
     ) -> None:
         self.graph, self.threads, self.memory_limit = graph, threads, memory_limit
-        kernels = backends.load(backend)
-        with collector.paused():
-            self._compile(graph, kernels)
-
-    def _compile(self, graph: Graph, kernels: backends.Kernels) -> None:
-        self._slot = slot = {node: k for k, node in enumerate(graph.nodes)}
-        self._inputs = [(name, slot[node]) for name, node in graph.inputs.items()]
-        self._outputs = [(name, slot[node]) for name, node in graph.outputs.items()]
-        free = _freed(graph, slot)
-        groups = walk.siblings(graph.nodes)
-        picks = {node: (first, k) for first, group in groups.items() for k, node in enumerate(group)}
-        shared = {first: len(graph.nodes) + k for k, first in enumerate(groups)}
-        self._slots = len(graph.nodes) + len(groups)
-        self._nodes: list[Node] = []
-        self._code: list[tuple[Callable[..., Any], tuple[int, ...], int, tuple[int, ...], bool]] = []
-        for node in graph.nodes:
-            sources = tuple([slot[i] for i in node.inputs])
-            if node in groups:  # all outputs of one application first, then each is picked
-                self._add(node, joint_kernel(groups[node]), sources, shared[node], (), True)
-            if node in picks:
-                first, k = picks[node]
-                last = (shared[first],) if k == len(groups[first]) - 1 else ()
-                self._add(node, itemgetter(k), (shared[first],), slot[node], free.get(node, ()) + last, False)
-            elif node.op.name != "input":
-                self._add(node, kernels(node.op), sources, slot[node], free.get(node, ()), bool(node.attrs))
+        self._kernels = backends.load(backend)
+        self._slot = {node: k for k, node in enumerate(graph.nodes)}
+        self._inputs = [(name, self._slot[node]) for name, node in graph.inputs.items()]
+        self._outputs = [(name, self._slot[node]) for name, node in graph.outputs.items()]
+        self._programs: dict[bool, Program] = {}
         self._bound: OrderedDict[tuple[Any, ...], list[Instruction]] = OrderedDict()
-
-    def _add(
-        self,
-        node: Node,
-        kernel: Callable[..., Any],
-        sources: tuple[int, ...],
-        target: int,
-        free: tuple[int, ...],
-        attributes: bool,
-    ) -> None:
-        self._nodes.append(node)
-        self._code.append((kernel, sources, target, free, attributes))
+        self._compiled(fused=True)
 
     def __call__(
         self, feeds: Mapping[str, Any], *, sizes: Mapping[str, int] | None = None, check_finite: bool = False
@@ -97,21 +67,22 @@ class Executor:
         check_finite: bool = False,
     ) -> dict[str, Array]:
         """Run on checked feeds; `offsets` says where a cut dimension's chunk begins."""
-        program = self._program(sizes, offsets, check_finite)
-        slots: list[Any] = [None] * self._slots
+        program = self._compiled(fused=not check_finite)  # to look at each value, each is made
+        code = self._code(program, sizes, offsets, check_finite)
+        slots: list[Any] = [None] * program.slots
         for name, at in self._inputs:
             slots[at] = arrays[name]
         done = -1
         try:
             with np.errstate(all="ignore"):
-                for done, (kernel, sources, target, attributes, free) in enumerate(program):
+                for done, (kernel, sources, target, attributes, free) in enumerate(code):
                     slots[target] = kernel(*[slots[k] for k in sources], **attributes)
                     if check_finite and target < len(self.graph.nodes):
-                        self._check_finite(self._nodes[done], slots, target)
+                        self._check_finite(program.lines[done].node, slots, target)
                     for k in free:
                         slots[k] = None
         except Exception as error:  # noqa: BLE001  # whatever a kernel raises, kernel_error types it or gives it back
-            typed = kernel_error(self._nodes[done], error)
+            typed = kernel_error(program.lines[done].node, error)
             raise typed from (None if typed is error else error)
         return {name: np.asarray(slots[at]) for name, at in self._outputs}
 
@@ -129,7 +100,16 @@ class Executor:
     def _one_pool(self) -> AbstractContextManager[Any]:
         return nullcontext() if self.threads is None else blas.threads(self.threads)
 
-    def _program(self, sizes: Mapping[str, int], offsets: Mapping[str, int], check_finite: bool) -> list[Instruction]:
+    def _compiled(self, *, fused: bool) -> Program:
+        if fused not in self._programs:
+            with collector.paused():
+                threads = self.threads or len(os.sched_getaffinity(0))
+                self._programs[fused] = compiled(self.graph, self._kernels, threads, fused=fused)
+        return self._programs[fused]
+
+    def _code(
+        self, program: Program, sizes: Mapping[str, int], offsets: Mapping[str, int], check_finite: bool
+    ) -> list[Instruction]:
         key = (check_finite, *sorted(sizes.items()), *sorted(offsets.items()))
         known = self._bound.get(key)
         if known is not None:
@@ -138,10 +118,10 @@ class Executor:
             with collector.paused():
                 known = self._bound[key] = [
                     (
-                        kernel, sources, target,
-                        bound_attributes(node, sizes, offsets, check_finite) if attributes else {}, free,
+                        line.kernel, line.sources, line.target,
+                        bound_attributes(line.node, sizes, offsets, check_finite) if line.attributes else {}, line.free,
                     )
-                    for node, (kernel, sources, target, free, attributes) in zip(self._nodes, self._code, strict=True)
+                    for line in program.lines
                 ]  # fmt: skip
             while len(self._bound) > BOUND_PROGRAMS:
                 self._bound.popitem(last=False)
@@ -154,33 +134,36 @@ class Executor:
 def peak_bytes(graph: Graph, sizes: Mapping[str, int]) -> tuple[int, Node]:
     """An upper bound on the bytes of the values that a run makes, and the node at which it is reached.
 
-    Values are freed at their last use. Views count as nothing, and so do inputs, which the caller holds.
+    Values are freed at their last use; what a fused group reads and gives is there until its end. Views count as nothing, and
+    so do inputs, which the caller holds.
     """
     known: dict[TensorType, int] = {}
     live = highest = 0
     at = graph.nodes[0]
-    freed: dict[int, list[Node]] = {}
-    keep = set(graph.outputs.values())
-    for source, position in walk.last_uses(graph.nodes).items():
-        if source not in keep:
-            freed.setdefault(position, []).append(source)
-    for position, node in enumerate(graph.nodes):
-        live += _bytes(node, sizes, known)
-        if live >= highest:
-            highest, at = live, node
+    items = schedule(graph)
+    freed = _freed(items, graph)
+    for position, item in enumerate(items):
+        inside = 0
+        for node, dead in [(item, ())] if isinstance(item, Node) else item.uses:
+            inside += _bytes(node, sizes, known)
+            if live + inside >= highest:
+                highest, at = live + inside, node
+            inside -= sum(_bytes(source, sizes, known) for source in dead)
+        live += inside
         for source in freed.get(position, ()):
             live -= _bytes(source, sizes, known)
     return highest, at
 
 
-def _freed(graph: Graph, slot: Mapping[Node, int]) -> dict[Node, tuple[int, ...]]:
-    """For each node the slots that nobody reads after it."""
+def _freed(items: Sequence[Item], graph: Graph) -> dict[int, list[Node]]:
+    """For each item the values that nobody reads after it."""
     keep = set(graph.outputs.values())
-    free: dict[Node, list[int]] = {}
-    for source, position in walk.last_uses(graph.nodes).items():
+    last = {source: position for position, item in enumerate(items) for source in item.inputs}
+    freed: dict[int, list[Node]] = {}
+    for source, position in last.items():
         if source not in keep:
-            free.setdefault(graph.nodes[position], []).append(slot[source])
-    return {node: tuple(slots) for node, slots in free.items()}
+            freed.setdefault(position, []).append(source)
+    return freed
 
 
 def _bytes(node: Node, sizes: Mapping[str, int], known: dict[TensorType, int]) -> int:

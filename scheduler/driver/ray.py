@@ -222,6 +222,7 @@ def _start_ray(workers: int, object_store_memory: int | None) -> None:
     os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")  # those of calls that an interrupted job left behind
     try:
         ray.init(
+            address="local",  # not one that somebody else has on this machine
             num_cpus=workers,
             object_store_memory=object_store_memory,
             include_dashboard=False,

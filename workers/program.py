@@ -1,0 +1,96 @@
+"""A graph as a flat program: kernels, the slots of their operands and results, and which slots are free afterwards.
+
+Elementwise nodes come in fused groups (`fuse`, `blocks`) unless every value is wanted by itself. Nothing here depends on sizes.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from operator import itemgetter
+from typing import Any
+
+from graphir import walk
+from graphir.graph import Graph
+from graphir.interpret import joint_kernel
+from graphir.node import Node
+from workers import backends
+from workers.blocks import Blocked
+from workers.fuse import Group, Item, schedule
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One call. node: whose value it makes, or the first of several; attributes: whether the node's are to be bound and passed."""
+
+    node: Node
+    kernel: Callable[..., Any]
+    sources: tuple[int, ...]
+    target: int
+    free: tuple[int, ...]
+    attributes: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """Lines over `slots` slots, of which the first are those of the graph's nodes."""
+
+    lines: tuple[Line, ...]
+    slots: int
+
+
+def compiled(graph: Graph, kernels: backends.Kernels, threads: int, *, fused: bool) -> Program:
+    """The program of a graph with a back-end's kernels."""
+    items: Sequence[Item] = schedule(graph) if fused else graph.nodes
+    return _Compiler(graph, kernels, threads).program(items)
+
+
+class _Compiler:
+    def __init__(self, graph: Graph, kernels: backends.Kernels, threads: int) -> None:
+        self._slot = {node: k for k, node in enumerate(graph.nodes)}
+        self._kernels, self._threads = kernels, threads
+        self._siblings = walk.siblings(graph.nodes)
+        self._picks = {node: (first, k) for first, group in self._siblings.items() for k, node in enumerate(group)}
+        self._keep = {self._slot[node] for node in graph.outputs.values()}
+        self._shared: dict[Node, int] = {}
+        self._slots = len(graph.nodes)
+        self._calls: list[tuple[Node, Callable[..., Any], tuple[int, ...], int, bool]] = []
+
+    def program(self, items: Sequence[Item]) -> Program:
+        for item in items:
+            if isinstance(item, Group) and len(item.nodes) > 1:
+                self._group(item)
+            else:
+                self._node(item.nodes[0] if isinstance(item, Group) else item)
+        last = {source: position for position, call in enumerate(self._calls) for source in call[2]}
+        dead: dict[int, list[int]] = {}
+        for slot, position in last.items():
+            if slot not in self._keep:
+                dead.setdefault(position, []).append(slot)
+        lines = [
+            Line(node, kernel, sources, target, tuple(dead.get(position, ())), attributes)
+            for position, (node, kernel, sources, target, attributes) in enumerate(self._calls)
+        ]
+        return Program(tuple(lines), self._slots)
+
+    def _node(self, node: Node) -> None:
+        sources = tuple([self._slot[i] for i in node.inputs])
+        if node in self._siblings:  # all outputs of one application first, then each is picked
+            self._calls.append((node, joint_kernel(self._siblings[node]), sources, self._new(node), True))
+        if node in self._picks:
+            first, k = self._picks[node]
+            self._calls.append((node, itemgetter(k), (self._shared[first],), self._slot[node], False))
+        elif node.op.name != "input":
+            self._calls.append((node, self._kernels(node.op), sources, self._slot[node], bool(node.attrs)))
+
+    def _group(self, group: Group) -> None:
+        blocked = Blocked(group, {node: self._kernels(node.op) for node in group.nodes}, self._threads)
+        first = group.outputs[0]
+        sources = tuple([self._slot[i] for i in blocked.inputs])
+        self._calls.append((first, blocked, sources, self._new(first), False))
+        for k, node in enumerate(group.outputs):
+            self._calls.append((node, itemgetter(k), (self._shared[first],), self._slot[node], False))
+
+    def _new(self, node: Node) -> int:
+        """A slot for what several nodes' values are taken from."""
+        self._shared[node] = self._slots
+        self._slots += 1
+        return self._slots - 1
