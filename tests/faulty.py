@@ -18,7 +18,7 @@ import ray
 
 from graphir.node import Array
 from scheduler.driver import ray as driver
-from workers.actor import Setup, Shell
+from workers.actor import GROUPS, Setup, Shell
 
 FOLDER = "GRADFLEET_TEST_FAULTS"
 ERRORS: Mapping[str, type[Exception]] = {"OSError": OSError, "RuntimeError": RuntimeError, "MemoryError": MemoryError}
@@ -104,7 +104,7 @@ class _Maker:
     """Stands in for the actor class in the pool."""
 
     def __init__(self, folder: Path) -> None:
-        made = ray.remote(num_cpus=1, max_restarts=0, max_task_retries=0, concurrency_groups={"control": 1})
+        made = ray.remote(num_cpus=1, max_restarts=0, max_task_retries=0, concurrency_groups=GROUPS)
         self._actor, self._folder = made(FaultyShell), str(folder)
 
     def remote(self) -> Any:

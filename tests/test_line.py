@@ -4,11 +4,13 @@ import heapq
 import itertools
 import threading
 from collections import Counter, defaultdict
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from scheduler.driver import turns
 from scheduler.driver.turns import DEPTH, PRIORITY, Share, Turn, Turns
 from scheduler.job.line import AGE_SECONDS, LONGER, SLICE_SECONDS, Line, Place
 
@@ -192,6 +194,22 @@ def test_a_step_of_priority_is_a_factor_in_what_a_job_gets(difference: int) -> N
     assert workers.served[high] / workers.served[low] == pytest.approx(PRIORITY**difference, rel=0.05)
 
 
+def test_the_lowest_priority_has_a_call_a_minute_beside_the_highest() -> None:
+    workers = Workers()
+    low, high = workers.turns.join(-10), workers.turns.join(10)
+    served: list[float] = []
+    while workers.now < 1000.0:
+        for share in (low, high):
+            while workers.ask(share, 0.25):
+                pass
+        if workers.serve() is low:
+            served.append(workers.now)
+    gaps = [after - before for before, after in pairwise(served)]
+    assert len(served) > 10
+    assert max(gaps) <= turns.AGE_SECONDS + 1.0
+    assert workers.served[low] < 0.02 * workers.served[high]
+
+
 def test_long_and_short_calls_get_the_same_time() -> None:
     workers = Workers()
     shares = {workers.turns.join(0): 0.5, workers.turns.join(0): 0.05}
@@ -268,6 +286,8 @@ def test_a_long_call_is_pressed_once_somebody_waits_who_had_less() -> None:
     assert not workers.turns.pressed(behind, 0.0)  # it is not under way
     workers.turns.done(turn)
     workers.turns.done(behind)
+    assert workers.turns.take(huge, "ab", 0.25, 0.0) is None  # the small one had less, and may soon send another
+    workers.now += 2 * turns.GRACE_SECONDS
     again = workers.turns.take(huge, "ab", 0.25, 0.0)
     assert again is not None
     workers.now += 60.0

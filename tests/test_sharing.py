@@ -12,6 +12,7 @@ import pytest
 import graphir as gi
 from graphir.client import Client, connect
 from graphir.errors import GraphError, JobCancelled, JobFailed
+from scheduler.driver import calls
 from scheduler.driver.ray import RayPool
 from scheduler.job import line
 from scheduler.limits import AT_ONCE
@@ -149,11 +150,29 @@ def test_impossible_priorities_are_refused(priority: Any) -> None:
         submit(client, 2, 1, priority=priority)
 
 
-def slow_graph() -> tuple[gi.Graph, dict[str, Any]]:
-    """One step of more than a minute in 200 chunks of less than a second."""
+def slow_graph(length: int = 20_000) -> tuple[gi.Graph, dict[str, Any]]:
+    """One step of more than a minute, or less, in 200 chunks of less than a second."""
     x = gi.input("x", ("n", 60))
-    last, _ = gi.scan(lambda c, _: (gi.sin(c @ gi.constant(np.eye(60))), None), x, length=20_000)
+    last, _ = gi.scan(lambda c, _: (gi.sin(c @ gi.constant(np.eye(60))), None), x, length=length)
     return gi.Graph({"s": gi.sum(last)}), {"x": RNG.normal(size=(8_000, 60))}
+
+
+def test_a_small_job_passes_a_step_that_takes_long_and_that_is_done_all_the_same(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calls, "LONG_SECONDS", 0.5)
+    graph, feeds = slow_graph(500)
+    with connect(workers=0) as inline:
+        expected = inline.submit(graph, feeds, chunk={"n": 40}).result(WAIT)["s"].tobytes()
+    submit(client, 3, 1).result(WAIT)
+    huge = client.submit(graph, feeds, chunk={"n": 40})
+    until(lambda: status(client, huge) == "running")
+    small = submit(client, 3, 8)
+    tiny = client.submit(JOBS[5][0], JOBS[5][1])  # of one step, which goes its own way
+    assert small.result(WAIT)["next"].tobytes() == alone(3, 8)
+    assert tiny.result(WAIT)["next"].tobytes() == alone(5, 1)
+    assert status(client, huge) == "running"
+    assert huge.result(WAIT)["s"].tobytes() == expected
 
 
 @pytest.mark.parametrize("how", ["cancel", "deadline"])

@@ -2,8 +2,8 @@
 
 A worker serves several jobs, each with a runner of its own, one call after the other. Calls of several iterations come to
 all workers of a job in the same order, and each goes on by itself, exchanging values with the others over the mesh.
-It gets each program's bytes once and keeps it by digest. The control group answers while a call is under way: it says
-what the worker is at, and hands out carried values when a call does not end.
+It gets each program's bytes once and keeps it by digest. The groups control and values answer while a call is under
+way: they say what the worker is at, and hand out values of other calls.
 """
 
 import os
@@ -124,11 +124,12 @@ class Shell:
         """The carried values before a step as far as they are here."""
         return self._job(job).carried(step)
 
+    @ray.method(concurrency_group="values")  # type: ignore[untyped-decorator]  # Ray annotates this in part
     def outputs(self, job: str) -> dict[str, Kept]:
-        """The values to keep of the last iteration as far as they are here."""
+        """The values to keep of the last iteration as far as they are here; other jobs' calls are not waited for."""
         return self._job(job).outputs()
 
-    @ray.method(concurrency_group="control")  # type: ignore[untyped-decorator]  # Ray annotates this in part
+    @ray.method(concurrency_group="control")  # type: ignore[untyped-decorator]
     def cancel(self, ticket: int) -> None:
         """Let a call end before its next chunk; this one does not wait for it."""
         self._cancelled.add(ticket)
@@ -141,9 +142,9 @@ class Shell:
             return None
         return runner.activity.sign(self._mesh.moved)
 
-    @ray.method(concurrency_group="control")  # type: ignore[untyped-decorator]
-    def rescued(self, job: str, step: int) -> dict[str, Kept]:
-        """As `carried`, while a call is under way that does not end."""
+    @ray.method(concurrency_group="values")  # type: ignore[untyped-decorator]
+    def carried_now(self, job: str, step: int) -> dict[str, Kept]:
+        """As `carried`, but not after the calls before it: one may be under way that does not end, or another job's."""
         return self._job(job).carried(step)
 
     def stop(self, job: str) -> None:
@@ -166,7 +167,9 @@ class Shell:
         return self._runners[job]
 
 
-Worker = ray.remote(num_cpus=1, max_restarts=0, max_task_retries=0, concurrency_groups={"control": 1})(Shell)
+GROUPS = {"control": 1, "values": 1}
+"""Threads beside the one that makes calls."""
+Worker = ray.remote(num_cpus=1, max_restarts=0, max_task_retries=0, concurrency_groups=GROUPS)(Shell)
 
 
 def _cancel(worker: Any, ticket: int) -> None:

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 CALL_SECONDS = 0.25
 """How long one call should take."""
+LONG_SECONDS = 2.0
+"""A call that takes longer lets other jobs in that have had less, and is made again. So it loses what it computed: at most as
+much as it takes in all, since each time it is given twice as long."""
 QUICKER = 8.0
 """How much shorter an iteration is taken to be after one call; what was seen of it may have been its end only."""
 AHEAD = 2
@@ -58,12 +61,16 @@ class RankFailed(Exception):
         self.rank, self.error = rank, error
 
 
+class MadeWay(Exception):
+    """A call takes long, and another job that has had less wants its workers."""
+
+
 class Calls:
     """The calls of one job that are under way."""
 
     def __init__(self, pool: "RayPool", name: str, priority: int, interrupted: Callable[[], bool]) -> None:
         self._pool, self._name, self._interrupted = pool, name, interrupted
-        self._pace = CALL_SECONDS
+        self._pace, self._long = CALL_SECONDS, LONG_SECONDS
         self._share = pool.turns.join(priority)
         self.members: list[Member] = []
         self.flying: deque[Call] = deque()
@@ -101,7 +108,7 @@ class Calls:
             self.get(rank, ref)
         results = self._results(call)
         seconds = self._pool.turns.done(call.turn) / call.count
-        self._pace = max(seconds, self._pace / QUICKER, 1e-6)
+        self._pace, self._long = max(seconds, self._pace / QUICKER, 1e-6), LONG_SECONDS
         return self.flying.popleft(), results[0]
 
     def get(self, rank: int, ref: Ref) -> Any:
@@ -165,11 +172,18 @@ class Calls:
                     raise RankFailed(rank, None)
             if pending:
                 self.ask()
+                self._make_way(call)
             if pending and time.monotonic() > asked:
                 for rank in self._kill_the_silent(pending.values()):
                     raise RankFailed(rank, RayActorError())
                 asked = time.monotonic() + patience
         return results
+
+    def _make_way(self, call: Call) -> None:
+        """MadeWay if others wait for the end of a long call; it is made again later, and then given twice the time."""
+        if self._pool.turns.pressed(call.turn, self._long):
+            self._long *= 2
+            raise MadeWay
 
     def _kill_the_silent(self, ranks: Collection[int]) -> list[int]:
         """End workers that do not even say that they are alive, so that others take their ranks."""

@@ -7,7 +7,8 @@ store does not have, except values; a killed loop is followed by another one wit
 
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
@@ -73,7 +74,7 @@ class JobLoop:
     ) -> None:
         self._store, self._values, self._make_pool, self._prepare = store, values, pool, prepare
         self._stop, self._gives_way, self._changed, self._clock = stop, gives_way, changed, clock
-        self._leaves = False
+        self._stays = False
         self._commands: deque[Command] = deque()
         self._beside: dict[str, bytes] = {}
         self._news: Callable[[], Sequence[Event]] = tuple
@@ -165,11 +166,19 @@ class JobLoop:
         step, saved = self._job.step, self._job.checkpoint
         if not step or (saved is not None and saved.step == step):
             return True
-        self._leaves = True
-        self._attempt(self._job.attempt, lambda: [self._checkpoint(step)])
-        self._leaves = False
+        with self._staying():
+            self._attempt(self._job.attempt, lambda: [self._checkpoint(step)])
         saved = self._job.checkpoint
         return saved is not None and saved.step == step
+
+    @contextmanager
+    def _staying(self) -> Iterator[None]:
+        """Meanwhile the job does not give way."""
+        self._stays = True
+        try:
+            yield
+        finally:
+            self._stays = False
 
     def _replace(self, worker: str) -> None:
         try:
@@ -199,7 +208,7 @@ class JobLoop:
         if now < self._asked + ASK_SECONDS:  # the store is asked seldom, for chunks may be small
             return False
         self._asked = now
-        return (self._gives_way() and not self._leaves) or self._ended()
+        return (self._gives_way() and not self._stays) or self._ended()
 
     def _ended(self) -> bool:
         """Whether somebody else has ended the job."""
@@ -233,8 +242,8 @@ class JobLoop:
         return Checkpointed(self._clock(), step, blob)
 
     def _finish(self, attempt: int) -> Event:
-        self._leaves = True  # there is no step to go on from any more
-        return Finished(self._clock(), attempt, self._stored(self._session.outputs()))
+        with self._staying():  # there is no step to go on from any more
+            return Finished(self._clock(), attempt, self._stored(self._session.outputs()))
 
     def _stored(self, values: Mapping[str, Array], facts: Mapping[str, str] | None = None) -> str:
         return self._values.put(tensors.write(_plain(values), facts), self._beside)

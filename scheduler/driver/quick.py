@@ -87,13 +87,14 @@ class QuickSession:
         self._made: dict[str, Array] = {}
         self._news: list[Event] = []
         job.fitting(pool.members)
+        self._share = pool.turns.join(job.priority)
 
     def restore(self, carried: Mapping[str, Array], step: int) -> None:
         """Nothing is carried."""
 
     def advance(self, most: int) -> list[dict[str, float]]:
         """Perform the step."""
-        while (answer := self._answer(*self._call())) == UNKNOWN:
+        while (answer := self._performed()) == UNKNOWN:
             self._member.ready.pop(self._known.name, None)
         if answer is None:
             raise Interrupted
@@ -122,14 +123,29 @@ class QuickSession:
     def release(self) -> None:
         """Forget the values."""
         self._values, self._made = [], {}
+        self._pool.turns.leave(self._share)
 
-    def _call(self) -> tuple[Member, int, Any]:
+    def _performed(self) -> Any:
+        """The answer to one call, which waits for its turn like any other."""
+        member = self._chosen()
+        take = self._pool.turns.take
+        while (turn := take(self._share, [member], QUICK_SECONDS, ASK_SECONDS)) is None:
+            self._ask()
+        try:
+            return self._answer(*self._call(member))
+        finally:
+            self._pool.turns.done(turn)
+
+    def _chosen(self) -> Member:
         self._pool.refresh()
         self._pool.wait_for_members(self._ask)
         members = self._job.fitting(self._pool.members)
-        self._member = member = members[self._job.number % len(members)]
-        kernels = member.kernels
+        self._member = members[self._job.number % len(members)]
+        kernels = self._member.kernels
         self._news.append(Assembled(0.0, len(members), self._pool.asked, kernels.digest, str(kernels)))
+        return self._member
+
+    def _call(self, member: Member) -> tuple[Member, int, Any]:
         known = self._known
         with self._pool.issuing() as ticket:
             setup = None
@@ -159,7 +175,7 @@ class QuickSession:
             raise Interrupted
 
     def _end_if_silent(self, member: Member) -> None:
-        answered, _ = ray.wait([member.actor.alive.remote()], timeout=ANSWER_SECONDS)
+        answered, _ = ray.wait([member.actor.alive.remote(self._known.name)], timeout=ANSWER_SECONDS)
         if not answered:
             self._pool.end(member)
 

@@ -15,7 +15,7 @@ from ray.exceptions import RayActorError, RayError, WorkerCrashedError
 from graphir.dataset import Dataset
 from graphir.errors import LimitError
 from graphir.node import Array
-from scheduler.driver.calls import ANSWER_SECONDS, Call, Calls, RankFailed, cause, followed, last_words
+from scheduler.driver.calls import ANSWER_SECONDS, Call, Calls, MadeWay, RankFailed, cause, followed, last_words
 from scheduler.driver.members import Assignment, Member
 from scheduler.driver.overseer import Straggler
 from scheduler.driver.pool import Feeds, TaskError, WorkerDied, put_together, task_error, wanted
@@ -120,6 +120,9 @@ class RaySession:
                 self._failed(failed)
             except Straggler as straggler:
                 self._pass_on(straggler)
+            except MadeWay:
+                for rank, error in self._calls.settled(self._calls.cancel(), ()).items():
+                    self._failed(RankFailed(rank, error))
             except PeerLost as stuck:
                 self._calls.settled(self._calls.cancel(), ())
                 self._stale = True
@@ -130,7 +133,9 @@ class RaySession:
         if not self._work.carry:
             return {}
         ranks = self._holders(self._work.carry)
-        parts = [self._get(rank, self._members[rank].actor.carried.remote(self._name, self._done)) for rank in ranks]
+        parts = [
+            self._get(rank, self._members[rank].actor.carried_now.remote(self._name, self._done)) for rank in ranks
+        ]
         return {name: put_together(self._plan, name, parts) for name in self._work.carry}
 
     def outputs(self) -> dict[str, Array]:
@@ -291,7 +296,7 @@ class RaySession:
         """The carried values that a worker has whose call does not end, if it gives them."""
         if self._done == self._restored:
             return []
-        asked = self._members[rank].actor.rescued.remote(self._name, self._done)
+        asked = self._members[rank].actor.carried_now.remote(self._name, self._done)
         try:
             return [ray.get(asked, timeout=ANSWER_SECONDS)]
         except RayError:

@@ -3,7 +3,7 @@
 Each job that is open has a share, whose time grows by the seconds that workers gave to its calls, divided by its weight; a call
 goes out when no share with less time wants the same workers. A share that comes, or comes back, begins at the time of the
 last call sent, so it neither catches up on the past nor waits for it. A step of priority is a factor of PRIORITY in weight: more
-for those above, never nothing for those below. At a worker at most DEPTH calls are queued, so a new job's first call is
+for those above, never nothing for those below, and after AGE_SECONDS of waiting a call goes next whatever its share. At a worker at most DEPTH calls are queued, so a new job's first call is
 not behind many others. Used by several threads.
 """
 
@@ -16,6 +16,10 @@ PRIORITY = 4.0
 """How many times as much of the workers a job has as one whose priority is one lower."""
 DEPTH = 2
 """Calls at one worker at one time: one under way, and one behind it so that it does not wait for the driver."""
+AGE_SECONDS = 60.0
+"""How long a call may wait for those of jobs with larger shares."""
+GRACE_SECONDS = 0.05
+"""So long others wait for a job that has had less and whose call has just ended, since it will soon send another."""
 IDLE_SECONDS = 1.0
 """A share that wanted nothing for so long loses what others had more meanwhile; the pauses between calls are shorter."""
 
@@ -29,6 +33,7 @@ class Share:
     number: int
     calls: int = 0
     waits: bool = False
+    waits_since: float = 0.0
     idle_since: float = float("-inf")
     workers: frozenset[Hashable] = frozenset()
 
@@ -88,10 +93,15 @@ class Turns:
         with self._changed:
             if not share.busy and self._clock() - share.idle_since > IDLE_SECONDS:
                 share.time = max(share.time, self._now)
+            if not share.waits:
+                share.waits_since = self._clock()
             share.waits, share.workers = True, frozenset(workers)
             try:
-                if not self._changed.wait_for(lambda: self._may_go(share), patience):
-                    return None
+                until = self._clock() + patience
+                while not self._may_go(share):
+                    if (left := until - self._clock()) <= 0:
+                        return None
+                    self._changed.wait(min(left, GRACE_SECONDS))
                 self._now = max(self._now, share.time)
                 turn = Turn(share, tuple(workers), seconds, self._clock())
                 share.time += turn.cost(seconds)
@@ -139,11 +149,18 @@ class Turns:
     def _may_go(self, share: Share) -> bool:
         if any(len(self._queues.get(worker, ())) >= DEPTH for worker in share.workers):
             return False
+        mine = self._rank(share)
+        now = self._clock()
         return not any(
-            (other.waits and (other.time, other.number) < (share.time, share.number))
-            or (other.calls and other.time < share.time)
+            (other.waits and self._rank(other) < mine)
+            or (other.time < share.time and mine[0] and (other.calls or now - other.idle_since < GRACE_SECONDS))
             for other in self._rivals(share, share.workers)
         )
+
+    def _rank(self, share: Share) -> tuple[bool, float, int]:
+        """Of two that wait, the one with the smaller rank goes first: whoever has waited too long, then who has had less."""
+        young = not share.waits or self._clock() - share.waits_since < AGE_SECONDS
+        return young, share.time, share.number
 
     def _rivals(self, share: Share, workers: frozenset[Hashable]) -> list[Share]:
         return [other for other in self._shares if other is not share and other.workers & workers]
