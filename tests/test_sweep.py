@@ -89,9 +89,11 @@ def test_training_runs_are_batched_too(client: Client) -> None:
     graph = gi.Graph({"loss": loss, "w2": w - rate * gi.grad(loss, [w])[0]})
     shared = {"x": RNG.normal(size=(40, 3)), "y": RNG.normal(size=40), "w": np.zeros(3)}
     given = [{**shared, "rate": 0.02 * k} for k in range(8)]
-    for more in ({"steps": 12}, {"batch": {"n": 16}, "epochs": 3, "shuffle": 5}):
-        together = client.map(graph, given, carry={"w": "w2"}, **more)
-        apart = client.map(graph, given, carry={"w": "w2"}, batched=False, **more)
+    other = [{**each, "x": RNG.normal(size=(40, 3))} for each in given]
+    batched: dict[str, Any] = {"batch": {"n": 16}, "epochs": 3, "shuffle": 5}
+    for points_, more in ((given, {"steps": 12}), (other, batched), (given, batched)):
+        together = client.map(graph, points_, carry={"w": "w2"}, **more)
+        apart = client.map(graph, points_, carry={"w": "w2"}, batched=False, **more)
         assert (len(together.jobs), len(apart.jobs)) == (1, 8)
         for one, two in zip(together, apart, strict=True):
             np.testing.assert_allclose(one["w2"], two["w2"], rtol=1e-10)
