@@ -232,6 +232,34 @@ def test_a_job_that_is_alone_has_calls_ahead_and_never_more_than_fit() -> None:
         workers.serve()
 
 
+jobs = st.tuples(st.integers(-10, 10), st.sampled_from(["a", "b", "ab"]), st.floats(0.01, 20.0))
+
+
+@given(st.lists(jobs, min_size=1, max_size=6), st.integers(1, 5))
+def test_workers_are_never_idle_while_somebody_waits_and_all_are_served(
+    given_jobs: list[tuple[int, str, float]], calls: int
+) -> None:
+    workers = Workers()
+    left = {workers.turns.join(priority): [calls, on, seconds] for priority, on, seconds in given_jobs}
+
+    def ask() -> None:
+        for share, (more, on, seconds) in left.items():
+            if more and workers.ask(share, seconds, on):
+                left[share][0] -= 1
+
+    while left:
+        ask()
+        if not workers.queue:  # at most for the moment in which a job that has had less may send another call
+            workers.now += 2 * turns.GRACE_SECONDS
+            ask()
+        assert workers.queue
+        share = workers.serve()
+        if not left[share][0] and not share.calls:
+            workers.turns.leave(share)
+            del left[share]
+    assert workers.now <= sum(calls * seconds for _, _, seconds in given_jobs) + 1000 * turns.GRACE_SECONDS
+
+
 def test_a_new_job_is_served_after_the_calls_that_are_queued_and_does_not_catch_up() -> None:
     workers = Workers()
     old = workers.turns.join(0)
