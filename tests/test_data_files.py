@@ -273,6 +273,29 @@ def test_a_row_group_is_decoded_once_for_neighbouring_rows(tmp_path: Path, monke
     assert decoded == [0, 1, 2]
 
 
+def test_a_part_of_the_columns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    arrays = {"a": np.arange(9, dtype="i4"), "b": np.arange(9, dtype="f8") / 3, "c": np.arange(9, dtype="u1")}
+    expected = np.column_stack(list(arrays.values()))
+    path = table(tmp_path / "a.parquet", **arrays)
+    read: list[tuple[str, ...]] = []
+    decode = parquet._Columns._decode
+
+    def seen(self: Any, group: int) -> Array:
+        read.append(self.names)
+        return decode(self, group)
+
+    monkeypatch.setattr(parquet._Columns, "_decode", seen)
+    source = open_source(take(dataset(path, column=list(arrays))))
+    for begin, end in ((0, 1), (1, 3), (0, 3)):
+        found = source.across(begin, end)
+        assert found.dtype == expected.dtype
+        assert found.flags.c_contiguous
+        assert found.tobytes() == np.ascontiguousarray(expected[:, begin:end]).tobytes()
+    assert set(read) == {("a",), ("b", "c"), ("a", "b", "c")}
+    np.save(tmp_path / "a.npy", expected)
+    assert open_source(dataset(tmp_path / "a.npy")).columns == ()
+
+
 # --------------------------------------------------------------------------------------- identity
 
 

@@ -125,6 +125,22 @@ def test_bits_do_not_depend_on_where_rows_come_from(client: Client, tmp_path: Pa
     assert {form: bits(job) == expected for form, job in jobs.items()} == dict.fromkeys(jobs, True)
 
 
+def test_columns_that_are_cut_are_read_by_those_who_own_them(
+    client: Client, tmp_path: Path, server: RangeServer
+) -> None:
+    """A dimension that products contract is cut, and it is the columns of a table: each goes out once."""
+    names = [f"c{k}" for k in range(64)]
+    wide = RNG.normal(size=(6000, 64))
+    columns = {name: wide[:, k] for k, name in enumerate(names)}
+    pq.write_table(pa.table(columns), tmp_path / "a.parquet", use_dictionary=False, compression="none")
+    server.files["a.parquet"] = (tmp_path / "a.parquet").read_bytes()
+    a, b = gi.input("a", ("n", "m")), gi.input("b", ("m", 3))
+    product, right = gi.Graph({"p": a @ b}), RNG.normal(size=(64, 3))
+    job = client.submit(product, {"a": gi.dataset(server.url("a.parquet"), column=names), "b": right}, cut=["m"])
+    np.testing.assert_allclose(job.result(WAIT)["p"], wide @ right, rtol=1e-9, atol=1e-12)
+    assert wide.nbytes <= sum(end - begin for _, begin, end in server.served) < 1.5 * len(server.files["a.parquet"])
+
+
 def test_a_job_tells_what_it_read(client: Client, tmp_path: Path, server: RangeServer) -> None:
     np.save(tmp_path / "y.npy", Y)
     server.files["a.npy"] = npy_bytes(tmp_path / "a.npy", X)

@@ -62,6 +62,8 @@ class Feed:
                 self._chunks[key] = self._plain(self._picked(axis, begin, end))
             elif isinstance(self._value, Source) and axis == 0 and not self._axes:
                 self._chunks[key] = self._value.read(begin, end).astype(self._dtype, copy=False)
+            elif isinstance(self._value, Source) and axis == 1 and self._value.columns and not self._axes:
+                self._chunks[key] = self._plain(self._value.across(begin, end))
             else:
                 first = self._begin if axis == 0 else 0
                 self._chunks[key] = part(self.whole(), axis, begin - first, end - first)

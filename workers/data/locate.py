@@ -42,9 +42,14 @@ def in_order(name: str) -> tuple[list[tuple[str, int]], str]:
     return [(text, int(number or 0)) for text, number in zip(parts[::2], [*parts[1::2], "0"], strict=True)], name
 
 
+def is_elsewhere(url: str) -> bool:
+    """Whether one of a dataset's files is read through fsspec."""
+    return _SCHEME.match(url) is not None
+
+
 def open_bytes(dataset: Dataset, url: str) -> Bytes:
     """Open one of a dataset's files."""
-    return remote.RemoteBytes(dataset, url) if _SCHEME.match(url) else LocalBytes(dataset, url)
+    return remote.RemoteBytes(dataset, url) if is_elsewhere(url) else LocalBytes(dataset, url)
 
 
 def extension(url: str) -> str:
@@ -76,9 +81,10 @@ def _local_files(path: str) -> list[str]:
 
 def _remote_files(dataset: Dataset) -> list[str]:
     url = dataset.url
-    magic = "*[" if url.lower().startswith("http") else "*?["  # in a web address, ? begins the query
-    if any(sign in url for sign in magic):
+    web = url.lower().startswith("http")
+    if any(sign in url for sign in ("*[" if web else "*?[")):  # in a web address, ? begins the query
         return remote.find(dataset, url)
-    if url.endswith("/") or (extension(url) in ("", ".parquet") and remote.is_folder(dataset, url)):
+    # To ask whether a web address is a folder would be to fetch all of it.
+    if url.endswith("/") or (extension(url) in ("", ".parquet") and not web and remote.is_folder(dataset, url)):
         return remote.find(dataset, url.rstrip("/") + "/" + _FOLDER)
     return [url]

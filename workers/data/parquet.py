@@ -18,6 +18,8 @@ from graphir.errors import DatasetError, MissingExtraError
 from graphir.tensors import Array
 from workers.data.file import File, Reader, Table, decoded
 
+_BLOCK = 1 << 17  # bytes of a matrix that columns are written into at a time, so that they stay in a core's cache
+
 
 @dataclass(frozen=True, slots=True)
 class _Columns:
@@ -74,8 +76,10 @@ class _Columns:
         if len(columns) == 1:
             return columns[0].astype(self.dtype, copy=False)
         made = np.empty((len(columns[0]), len(columns)), self.dtype)
-        for number, column in enumerate(columns):
-            made[:, number] = column
+        rows = max(1, _BLOCK // (len(columns) * self.dtype.itemsize))
+        for begin in range(0, len(made), rows):
+            for number, column in enumerate(columns):
+                made[begin : begin + rows, number] = column[begin : begin + rows]
         return made
 
     def _numbers(self, column: Any, name: str, begin: int) -> Array:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import accumulate, pairwise
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -30,7 +31,7 @@ from workers.data.safetensors import open_safetensors
 OPEN_FILES = 64
 """How many files of a dataset stay open, and up to how many files rows may be views of mappings."""
 LOOKS = 16
-"""How many files' headers are looked at, at one time."""
+"""How many files are looked at, and of those elsewhere read, at one time."""
 
 FORMATS: dict[str, Callable[[File], Table]] = {
     ".npy": open_npy,
@@ -55,7 +56,7 @@ def open_source(dataset: Dataset) -> "Source":
 class Source:
     """An open dataset. `read` and `whole` give read-only arrays: views of mapped files where these allow it."""
 
-    __slots__ = ("_begins", "_open", "_viewed", "dataset", "dtype", "shape", "snapshot")
+    __slots__ = ("_begins", "_lock", "_open", "_viewed", "dataset", "dtype", "shape", "snapshot")
 
     def __init__(self, dataset: Dataset, snapshot: Snapshot) -> None:
         self.dataset, self.snapshot = dataset, snapshot
@@ -63,6 +64,7 @@ class Source:
         self._begins = list(accumulate((file.rows for file in snapshot.files), initial=0))
         self._open: OrderedDict[int, tuple[File, Table]] = OrderedDict()
         self._viewed: dict[int, File] = {}
+        self._lock = Lock()
 
     def __repr__(self) -> str:
         return f"<{self.dataset}: {self.dtype} {self.shape}>"
@@ -81,19 +83,32 @@ class Source:
         pieces = list(self._pieces(start, stop))
         if len(pieces) == 1:
             number, first, last = pieces[0]
-            return self._kept(number, self._block(number, lambda table: table.rows(first, last)))
+            return self._kept(number, lambda table: table.rows(first, last))
         joined = np.empty((stop - start, *self.shape[1:]), self.dtype)
-        at = 0
-        for number, first, last in pieces:
-            joined[at : at + last - first] = self._block(number, lambda table: table.rows(first, last))  # noqa: B023
-            self._file(number)[0].check()
-            at += last - first
+        ends = accumulate(last - first for _, first, last in pieces)
+        targets = [joined[end - (last - first) : end] for end, (_, first, last) in zip(ends, pieces, strict=True)]
+        if any(locate.is_elsewhere(self.snapshot.files[number].url) for number, _, _ in pieces):
+            with ThreadPoolExecutor(LOOKS) as pool:
+                list(pool.map(self._copy, pieces, targets))
+        else:
+            for piece, target in zip(pieces, targets, strict=True):
+                self._copy(piece, target)
         joined.setflags(write=False)
         return joined
 
     def whole(self) -> Array:
         """All of it, whatever its rank, in the same form as `read`."""
-        return self.read(0, self.rows) if self.shape else self._kept(0, self._block(0, lambda table: table.whole()))
+        return self.read(0, self.rows) if self.shape else self._kept(0, lambda table: table.whole())
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns of a table that make axis 1, each of which can be read alone; otherwise none."""
+        return self.dataset.column if isinstance(self.dataset.column, tuple) else ()
+
+    def across(self, begin: int, end: int) -> Array:
+        """All rows of some of the columns, of which there are any; the others are not read."""
+        some = replace(self.snapshot, shape=(self.rows, end - begin))
+        return Source(replace(self.dataset, column=self.columns[begin:end]), some).whole()
 
     def verify(self) -> None:
         """Raise if a file that views were given of has changed since."""
@@ -107,19 +122,16 @@ class Source:
             if first < last:
                 yield number, first - begin, last - begin
 
-    def _block(self, number: int, read: Callable[[Table], Array]) -> Array:
-        """What is read of a file, in the form that kernels want; a view of its mapping where that is possible."""
+    def _copy(self, piece: tuple[int, int, int], target: Array) -> None:
+        number, first, last = piece
         file, table = self._file(number)
-        if file.bytes.path is not None:
-            file.check()
-        block = read(table)
-        if tensors.has_invalid_bool(block):
-            raise file.fault("is boolean but holds bytes other than 0 and 1; store it as uint8")
-        return np.require(block, self.dtype, ["C", "A"])
+        target[...] = self._block(file, table.rows(first, last))
+        file.check()
 
-    def _kept(self, number: int, array: Array) -> Array:
-        """The array, read-only; if it is a view, its file is kept an eye on."""
+    def _kept(self, number: int, read: Callable[[Table], Array]) -> Array:
+        """What is read of a file, read-only; if it is a view, the file is kept an eye on."""
         file, table = self._file(number)
+        array = self._block(file, read(table))
         if table.mapped and not array.flags.owndata:
             if len(self.snapshot.files) > OPEN_FILES:
                 array = array.copy()
@@ -129,16 +141,28 @@ class Source:
         array.setflags(write=False)
         return array
 
+    def _block(self, file: File, block: Array) -> Array:
+        """Rows in the form that kernels want; a view of the file's mapping where that is possible."""
+        if tensors.has_invalid_bool(block):
+            raise file.fault("is boolean but holds bytes other than 0 and 1; store it as uint8")
+        return np.require(block, self.dtype, ["C", "A"])
+
     def _file(self, number: int) -> tuple[File, Table]:
-        if number in self._open:
-            self._open.move_to_end(number)
-            return self._open[number]
-        state = self.snapshot.files[number]
-        file, table = _open(self.dataset, state.url, Identity(state.url, state.size, state.tag))
-        self._open[number] = file, table
-        if len(self._open) > OPEN_FILES:
-            self._open.popitem(last=False)
-        return file, table
+        """A file, open; one of this machine has just been looked at, for a mapping beyond its end must not be touched."""
+        with self._lock:
+            found = self._open.get(number)
+            if found is not None:
+                self._open.move_to_end(number)
+        if found is None:
+            state = self.snapshot.files[number]
+            found = _open(self.dataset, state.url, Identity(state.url, state.size, state.tag))
+            with self._lock:
+                self._open[number] = found
+                while len(self._open) > OPEN_FILES:
+                    self._open.popitem(last=False)
+        elif found[0].bytes.path is not None:
+            found[0].check()
+        return found
 
 
 def _open(dataset: Dataset, url: str, expected: Identity | None = None) -> tuple[File, Table]:
