@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from graphir.dataset import Dataset, FileState, Snapshot
 from graphir.errors import LimitError
 from scheduler.job.spec import (
     ITEM_BYTES,
@@ -58,6 +59,32 @@ def test_a_full_spec_is_read_and_written_back() -> None:
     assert spec.deadline == 3600.0
     assert parse_spec(json.dumps(spec.to_json())) == spec
     assert parse_spec(json.dumps(FULL).encode()) == spec
+
+
+SNAPSHOT = {
+    "dtype": "float64",
+    "shape": [5, 2],
+    "files": [{"url": "s3://bucket/a.npy", "size": 208, "tag": 'ETag "3f"', "rows": 5}],
+}
+
+
+def test_a_dataset_keeps_what_it_was_found_to_hold() -> None:
+    fed = {"kind": "dataset", "url": "s3://bucket/*.npy", "column": ["a", "b"], "snapshot": SNAPSHOT}
+    spec = parse_spec({"graph": GRAPH, **with_feed(**fed)})
+    feed = spec.feeds["x"]
+    assert isinstance(feed, DatasetFeed)
+    file = FileState("s3://bucket/a.npy", 208, 'ETag "3f"', 5)
+    assert feed.dataset() == Dataset("s3://bucket/*.npy", ("a", "b"), Snapshot("float64", (5, 2), (file,)))
+    assert json.loads(json.dumps({"kind": "dataset", **feed.dataset().to_json()})) == fed
+    assert parse_spec(json.dumps(spec.to_json())) == spec
+    for broken in (
+        {"files": []},
+        {"dtype": "str"},
+        {"shape": [-1]},
+        {"files": [{**SNAPSHOT["files"][0], "tag": "a\n"}]},
+    ):  # type: ignore[dict-item]
+        with pytest.raises((SpecError, LimitError), match="snapshot"):
+            parse_spec({"graph": GRAPH, **with_feed(**{**fed, "snapshot": {**SNAPSHOT, **broken}})})
 
 
 def test_defaults() -> None:
