@@ -5,6 +5,7 @@ process one runs at a time. The pool is started with the first job. With a direc
 directory. `close` stops jobs before their next chunk, and stops only what this service started.
 """
 
+import gc
 import os
 import shutil
 import tempfile
@@ -65,15 +66,10 @@ class EmbeddedService:
         self._plans = Plans()
         self._graphs: Recent[str, Graph] = Recent(MAX_GRAPHS, MAX_GRAPH_NODES, len)
         self._dumped: Recent[str, str] = Recent(MAX_GRAPHS)
-        self._closing = False
+        self._closing, self._renewing, self._renewal = False, False, threading.Lock()
         self._line = Line(AT_ONCE if self.workers else 1)
         self._look()
-        self._threads = [
-            threading.Thread(target=self._run, name=f"gradfleet-runner-{k}", daemon=True)
-            for k in range(self._line.places)
-        ]
-        for thread in self._threads:
-            thread.start()
+        self._start_runners()
 
     def submit(self, graph: Graph, feeds: Mapping[str, Any], options: Mapping[str, Any]) -> str:
         """Check a job as far as possible without running it, keep it, and return its id."""
@@ -165,14 +161,40 @@ class EmbeddedService:
         """Stop the runner after its step, the workers, and Ray if it was started here."""
         with self._notifying():
             self._closing = True
+        with self._renewal:
+            self._end_pool()
+        self._store.close()
+        if self._temporary:
+            shutil.rmtree(self.directory, ignore_errors=True)
+
+    def _start_runners(self) -> None:
+        numbers = range(self._line.places)
+        self._threads = [threading.Thread(target=self._run, name=f"gradfleet-runner-{k}", daemon=True) for k in numbers]
+        for thread in self._threads:
+            thread.start()
+
+    def _end_pool(self) -> None:
+        """End the runners, which set their jobs aside, and the pool."""
         for thread in self._threads:
             thread.join()
         if self.pool is not None:
             self.pool.close()
             self.pool = None
-        self._store.close()
-        if self._temporary:
-            shutil.rmtree(self.directory, ignore_errors=True)
+
+    def _renew(self) -> None:
+        """Ray has lost its head: go on with another one, and with other threads, from the last checkpoints."""
+        with self._renewal:
+            if self._closing:
+                return
+            with self._notifying():
+                self._renewing = True
+            self._end_pool()
+            gc.collect()  # references to objects of the old Ray must not end in the new one
+            self._renewing = False
+            self._start_runners()
+
+    def _stopping(self) -> bool:
+        return self._closing or self._renewing
 
     def _record(self, id: str) -> Record:
         """The job; one that was seen to have ended is not asked for again."""
@@ -219,7 +241,7 @@ class EmbeddedService:
     def _pool(self, job: str) -> Pool:
         with self._starting:
             if self.pool is None:
-                self.pool = RayPool(self.workers) if self.workers else InlinePool()
+                self.pool = RayPool(self.workers, headless=self._renew) if self.workers else InlinePool()
         with self._changed:
             self._line.begins(job, time.time())
         return self.pool
@@ -231,7 +253,7 @@ class EmbeddedService:
                 self._values,
                 lambda id=id: self._pool(id),  # type: ignore[misc]
                 self._prepare,
-                stop=lambda: self._closing,
+                stop=self._stopping,
                 gives_way=lambda id=id: self._gives_way(id),  # type: ignore[misc]
                 changed=self._notify,
             )
@@ -247,7 +269,7 @@ class EmbeddedService:
 
     def _next(self) -> str | None:
         with self._changed:
-            while not self._closing:
+            while not self._stopping():
                 self._end_late()
                 id = self._line.next(time.time())
                 if id is not None:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import ray
+from ray.autoscaler.v2.sdk import get_cluster_status
 
 import graphir as gi
 from graphir.client import Client, Job, connect
@@ -96,6 +97,11 @@ def until(condition: Callable[[], bool]) -> None:
         time.sleep(0.05)
 
 
+def has(pool: RayPool, workers: int) -> bool:
+    pool.refresh()
+    return len(pool.members) == workers
+
+
 @pytest.fixture(scope="module")
 def expected(local_ray: None) -> bytes:
     with connect(workers=0) as client:
@@ -107,6 +113,13 @@ def mixed(local_ray: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Client]:
     monkeypatch.setattr(driver, "Worker", Cast(Worker, with_environment(OTHER), Worker))
     with connect(workers=2) as client:
         yield client
+
+
+def demand() -> int:
+    """For how many workers Ray's autoscaler sees a demand."""
+    asked = get_cluster_status(ray.get_runtime_context().gcs_address).resource_demands.ray_task_actor_demand
+    counted = [each for wanted in asked for each in wanted.bundles_by_count if each.bundle == {"CPU": 1.0}]
+    return sum(each.count for each in counted)
 
 
 @needs_openblas
@@ -134,7 +147,7 @@ def test_a_job_keeps_to_the_kernels_that_it_began_with(
         pool = pool_of(client)
         monkeypatch.setattr(driver, "Worker", with_environment(OTHER))
         pool.resize(2)
-        until(lambda: pool.refresh() is None and len(pool.members) == 2)
+        until(lambda: has(pool, 2))
         assert job.status == "running"
         assert job.result(WAIT)["w2"].tobytes() == long
         assert {event["workers"] for event in job.events() if event["type"] == "assembled"} == {1}
@@ -215,7 +228,34 @@ def test_fewer_workers_than_asked_for_run_the_job_and_it_is_said(
         assert "6 CPU(s)" in caplog.text
         pool = pool_of(client)
         assert len(pool._joining) == 2
+        until(lambda: demand() == 2)
         ray.kill(pool.members[0].actor)  # its CPU goes to one that waits
         again = submit(client)
         assert again.result(WAIT)["w2"].tobytes() == expected
-        until(lambda: pool.refresh() is None and len(pool.members) == 6)
+        until(lambda: has(pool, 6))
+
+
+def test_asking_for_fewer_takes_back_what_has_not_started(local_ray: None) -> None:
+    with connect(workers=1) as client:
+        submit(client, steps=1).result(WAIT)
+        pool = pool_of(client)
+        for workers in (20, 2):
+            pool.resize(workers)
+        until(lambda: has(pool, 2))
+        until(lambda: demand() == 0)
+        assert len(pool._joining) == 0
+
+
+@pytest.mark.slow
+def test_feeds_larger_than_the_object_store_are_spilled(local_ray: None) -> None:
+    """Three feeds of 120 MB in a store of 200 MB, which is bounded: Ray moves some of it to the disk."""
+    rows = 300_000
+    names = ("a", "b", "c")
+    a, b, c = (gi.input(name, ("n", 50)) for name in names)
+    graph = gi.Graph({"s": gi.sum(a * b + c, axis=0)})
+    rng = np.random.default_rng(2)
+    feeds = {name: rng.normal(size=(rows, 50)) for name in names}
+    with connect(workers=0) as inline:
+        expected = inline.submit(graph, feeds).result(WAIT)["s"]
+    with connect(workers=2) as client:
+        assert client.submit(graph, feeds).result(WAIT)["s"].tobytes() == expected.tobytes()

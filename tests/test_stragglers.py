@@ -71,7 +71,12 @@ def under_way(client: Client, job: Job) -> None:
 
 
 @pytest.mark.parametrize(
-    ("carry", "when", "what"), [("rows too", "map", "hold"), ("weights", "map", "0.5"), ("rows too", "combine", "0.5")]
+    ("carry", "when", "what"),
+    [
+        ("rows too", "map", "hold"),
+        pytest.param("weights", "map", "0.5", marks=pytest.mark.slow),
+        pytest.param("rows too", "combine", "0.5", marks=pytest.mark.slow),
+    ],
 )
 def test_the_work_of_a_slow_worker_is_done_again_elsewhere(
     client: Client, rules: Rules, undisturbed: dict[str, dict[str, bytes]], carry: str, when: str, what: str
@@ -89,6 +94,7 @@ def test_the_work_of_a_slow_worker_is_done_again_elsewhere(
     assert after[1] != pids[1]
 
 
+@pytest.mark.slow
 def test_a_slow_worker_that_gets_back_to_its_pace_before_the_other_is_there_has_won(
     client: Client, rules: Rules, undisturbed: dict[str, dict[str, bytes]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,7 +10,7 @@ import json
 import platform
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
-from functools import cache
+from functools import cache, lru_cache
 from importlib import metadata
 from typing import Any
 
@@ -38,7 +38,7 @@ class Fingerprint:
     @property
     def digest(self) -> str:
         """Equal for equal kernels; short enough to be a key."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
+        return _digest(self)
 
     def differences(self, other: "Fingerprint") -> str:
         """What another one has otherwise, in words."""
@@ -68,6 +68,11 @@ def fingerprint() -> Fingerprint:
         " ".join([platform.system(), platform.machine(), *platform.libc_ver()]),
         _probe(),
     )
+
+
+@lru_cache(maxsize=1024)  # asked for each worker of each job
+def _digest(kernels: Fingerprint) -> str:
+    return hashlib.sha256(json.dumps(asdict(kernels), sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _version() -> str:

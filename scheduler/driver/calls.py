@@ -77,9 +77,11 @@ class Calls:
         self.overseer = Overseer(pool, name)
 
     def leave(self) -> None:
-        """The job has ended."""
+        """The job has ended; without a head there is nobody to tell."""
+        if not self._pool.headless:
+            self.cancel()
+            self.overseer.end()
         self._pool.turns.leave(self._share)
-        self.overseer.end()
 
     def launch(self, done: int, limit: int, *, waits: bool) -> None:
         """Send calls. The first one is waited for if `waits`; those ahead are not, since what is under way is awaited first."""

@@ -21,7 +21,7 @@ Ref = Any
 
 @dataclass(eq=False)
 class Member:
-    """One worker of a pool, the programs that it knows, and the set-ups."""
+    """One worker of a pool, the programs and set-ups that it knows, who was asked for and who came in its place."""
 
     actor: Any
     pid: int
@@ -29,6 +29,7 @@ class Member:
     kernels: Fingerprint
     known: OrderedDict[str, None] = field(default_factory=OrderedDict)
     ready: OrderedDict[str, None] = field(default_factory=OrderedDict)
+    asked: tuple[Any, Ref] | None = None
     successor: "Member | None" = None
 
     def learns(self, name: str, most: int) -> bool:

@@ -14,15 +14,17 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import GetTimeoutError, RayActorError, RayError
+from ray.exceptions import GetTimeoutError, RayActorError
 
 from graphir import wire
 from graphir.errors import ServiceUnavailable, VersionError
 from graphir.graph import Graph
 from scheduler.driver.calls import ASK_SECONDS
+from scheduler.driver.head import OwnRay
 from scheduler.driver.members import PROGRAMS, Assignment, Member, greeted
 from scheduler.driver.pool import Feeds, Session, never
 from scheduler.driver.quick import Quick, QuickSession
@@ -42,12 +44,13 @@ Ref = Any
 class RayPool:
     """`workers` actors on the Ray that this process is connected to, or on a local one that is started."""
 
-    def __init__(self, workers: int, *, object_store_memory: int | None = None) -> None:
+    def __init__(
+        self, workers: int, *, object_store_memory: int | None = None, headless: Callable[[], None] = lambda: None
+    ) -> None:
+        """headless: called in a thread when a Ray that was started here has lost its head; then close the pool."""
         if workers < 1:
             raise ServiceUnavailable(f"a pool needs at least one worker, not {workers}; give workers=1 or more")
-        self._started = not ray.is_initialized()
-        if self._started:
-            _start_ray(workers, object_store_memory)
+        self._own = None if ray.is_initialized() else OwnRay(workers, object_store_memory, headless)
         self._lock, self._issuing = threading.Lock(), threading.Lock()
         self._sessions, self._tickets = itertools.count(1), itertools.count(1)
         self.turns = Turns()
@@ -55,7 +58,7 @@ class RayPool:
         self._quick = Quick()
         self._joining: dict[Ref, Any] = {}
         self.members: list[Member] = []
-        self.generation, self.asked = 0, 0
+        self.generation = self.asked = 0
         self.refused: str | None = None
         self.resize(workers)
         joined = self._join(START_SECONDS, GRACE_SECONDS)
@@ -77,8 +80,10 @@ class RayPool:
             for _ in range(workers - len(self.members) - len(self._joining)):
                 actor = Worker.remote()
                 self._joining[actor.hello.remote()] = actor
+            while self._joining and len(self.members) + len(self._joining) > workers:
+                ray.kill(self._joining.popitem()[1])
             while len(self.members) > workers:
-                ray.kill(self.members.pop().actor)
+                self.end(self.members.pop())
                 self.generation += 1
 
     def wait_for_members(self, ask: Callable[[], None]) -> None:
@@ -125,24 +130,41 @@ class RayPool:
             return QuickSession(self, job, known, plan, feeds, interrupted)
         return RaySession(self, job, plan, feeds, carry, fetch, interrupted)
 
+    @property
+    def headless(self) -> bool:
+        """Whether the Ray that was started here has lost its head process: nothing that it runs will last."""
+        return self._own is not None and self._own.lost
+
     def another(self, dead: Member) -> Member | None:
         """The worker in the place of a dead one, which several jobs may find so; None if none can be had soon.
 
         Then there is one worker less until another can start.
         """
         with self._lock:
-            if dead.successor is None and dead in self.members:
+            if dead.successor is not None or dead not in self.members:
+                return dead.successor
+            if dead.asked is None:
                 ray.kill(dead.actor)
                 actor = Worker.remote()
-                asked = actor.hello.remote()
-                place = self.members.index(dead)
-                try:
-                    dead.successor = self.members[place] = greeted(actor, asked, GRACE_SECONDS)
-                except (GetTimeoutError, RayActorError, VersionError):
-                    self._joining[asked] = actor
-                    del self.members[place]
-                    self.generation += 1
-            return dead.successor
+                dead.asked = actor, actor.hello.remote()
+            actor, greeting = dead.asked
+        try:
+            found = greeted(actor, greeting, GRACE_SECONDS)
+        except (GetTimeoutError, RayActorError, VersionError):
+            found = None
+        return self._seat(dead, found, actor, greeting)
+
+    def _seat(self, dead: Member, found: Member | None, actor: Any, greeting: Ref) -> Member | None:
+        with self._lock:
+            if dead not in self.members:
+                return dead.successor
+            if found is not None:
+                dead.successor = self.members[self.members.index(dead)] = found
+                return found
+            self._joining[greeting] = actor
+            self.members.remove(dead)
+            self.generation += 1
+            return None
 
     def spare(self) -> tuple[Any, Ref]:
         """Another worker that is asked for beside those there are, and its greeting to come; perhaps on another machine."""
@@ -163,8 +185,11 @@ class RayPool:
         """Kill a worker that does not answer; one on this machine by its process, since it may be stopped."""
         ray.kill(member.actor)
         if member.address.host == host():
-            with suppress(ProcessLookupError, PermissionError):
-                os.kill(member.pid, signal.SIGKILL)
+            with suppress(OSError):
+                if (
+                    b"ray::" in Path(f"/proc/{member.pid}/cmdline").read_bytes()
+                ):  # else it ended, and another has its number
+                    os.kill(member.pid, signal.SIGKILL)
 
     def _join(self, patience: float, grace: float) -> bool:
         """Wait `patience` seconds for the first worker and `grace` for the others; whether there is any."""
@@ -205,29 +230,16 @@ class RayPool:
 
     def close(self) -> None:
         """Stop the workers, and Ray if it was started here."""
-        for actor in (*(member.actor for member in self.members), *self._joining.values()):
+        for member in self.members:
+            self.end(member)
+        for actor in self._joining.values():
             ray.kill(actor)
         self.members, self._joining = [], {}
-        if self._started:
-            ray.shutdown()
+        if self._own is not None:
+            self._own.stop()
 
 
 def _cpus() -> str:
     """How many CPUs the cluster has, in words."""
     there, free = (ask().get("CPU", 0.0) for ask in (ray.cluster_resources, ray.available_resources))
     return f"the cluster has {there:g} CPU(s), {free:g} of them free"
-
-
-def _start_ray(workers: int, object_store_memory: int | None) -> None:
-    os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")  # those of calls that an interrupted job left behind
-    try:
-        ray.init(
-            address="local",  # not one that somebody else has on this machine
-            num_cpus=workers,
-            object_store_memory=object_store_memory,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level="error",
-        )
-    except (RuntimeError, ValueError, ConnectionError, OSError, RayError) as error:
-        raise ServiceUnavailable(f"a local Ray cannot be started: {error}; is another one broken?") from error

@@ -178,10 +178,9 @@ class RaySession:
 
     def release(self) -> None:
         """End the job: workers and driver forget its values."""
-        self._calls.cancel()
-        self._calls.leave()
         self._feeds, self._setups, self._puts, self._initial = {}, [], {}, {}
-        for member in self._members:
+        self._calls.leave()
+        for member in self._members if not self._pool.headless else ():
             member.actor.stop.remote(self._name)
 
     # ---- setting up ----
