@@ -22,9 +22,10 @@ from scheduler.place import place, ranks_for
 from scheduler.plan import Plan
 from tests.test_partition import GRAPHS, N, feeds_for
 from workers import blas
+from workers.iteration import Kept
 from workers.mesh import SHARED_BYTES, Mesh, PeerLost
 from workers.route import Route
-from workers.runner import Kept, Runner, Stopped
+from workers.runner import Runner, Stopped
 from workers.work import EVERYWHERE, Work
 
 RNG = np.random.default_rng(12)

@@ -20,8 +20,9 @@ from graphir.graph import Graph
 from graphir.node import Array
 from workers.activity import Sign
 from workers.fingerprint import Fingerprint, fingerprint
+from workers.iteration import Kept
 from workers.mesh import Address, Mesh
-from workers.runner import Kept, Runner, Stopped
+from workers.runner import Runner, Stopped
 from workers.work import Work
 
 UNKNOWN = "unknown"

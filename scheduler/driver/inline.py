@@ -9,7 +9,8 @@ from scheduler.job.events import Assembled, Event
 from scheduler.place import place
 from scheduler.plan import Plan
 from workers.fingerprint import fingerprint
-from workers.runner import Kept, Runner, Stopped
+from workers.iteration import Kept
+from workers.runner import Runner, Stopped
 
 NAME = "inline"
 

@@ -15,7 +15,7 @@ from graphir.node import Array
 from scheduler.job.events import Event, is_deterministic
 from scheduler.plan import Plan
 from workers.fingerprint import Fingerprint
-from workers.runner import Kept, joined_blocks
+from workers.iteration import Kept, joined_blocks
 
 Feeds: TypeAlias = Mapping[str, Array | Dataset]
 

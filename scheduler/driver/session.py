@@ -25,9 +25,9 @@ from scheduler.place import place, ranks_for
 from scheduler.plan import Plan
 from scheduler.units import in_bytes
 from workers.actor import Setup
+from workers.iteration import Kept
 from workers.mesh import PeerLost
 from workers.route import Route
-from workers.runner import Kept
 
 if TYPE_CHECKING:
     from scheduler.driver.ray import RayPool
