@@ -52,6 +52,9 @@ class Service(Protocol):
     ) -> Any:
         """The plan of a job that is not run."""
 
+    def calibrate(self) -> Any:
+        """Measure the workers for forecasts."""
+
     def job_plan(self, id: str) -> Any:
         """The plan of a job."""
 
@@ -276,6 +279,13 @@ class Client:
             workers=workers,
         )
 
+    def calibrate(self) -> Any:
+        """Measure the workers, in a few seconds in which nothing else should run: forecasts of plans are then by their speeds.
+
+        It is kept in the user's cache. No result depends on it, and no plan but for what is expected of it.
+        """
+        return self.service.calibrate()
+
     def jobs(self) -> list[Job]:
         """The latest jobs, the latest first."""
         return [Job(self.service, id) for id in self.service.jobs()]
@@ -360,8 +370,12 @@ def connect(
     workers: int | None = None,
     directory: str | os.PathLike[str] | None = None,
     token: str | None = None,
+    memory: int | None = None,
 ) -> Client:
-    """A client of an embedded service. workers: Ray workers, by default one a core; directory: keeps jobs."""
+    """A client of an embedded service. workers: Ray workers, by default one a core; directory: keeps jobs.
+
+    memory: bytes that a worker has for a step, by default this machine's divided by its workers; what needs more is refused.
+    """
     if url is not None:
         raise ServiceUnavailable(f"HTTP is not in this version, so {url!r} cannot be reached; use connect()")
     found = [point for point in entry_points(group=GROUP) if point.name == "embedded"]
@@ -371,7 +385,7 @@ def connect(
         make = found[0].load()
     except ImportError as error:
         raise ServiceUnavailable(f"{error}; pip install 'gradfleet[cluster]'") from error
-    service: Service = make(directory=directory, workers=workers)
+    service: Service = make(directory=directory, workers=workers, memory=memory)
     return Client(service)
 
 

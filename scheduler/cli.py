@@ -18,12 +18,16 @@ import graphir as gi
 from graphir import tensors
 from graphir.errors import GraphError, JobCancelled, JobFailed
 from scheduler import demo as digits_demo
-from scheduler.cost import DEFAULT
+from scheduler.cost import DEFAULT, Rates
+from scheduler.driver.calibration import kept, summary
+from scheduler.driver.calibration import path as path_of
 from scheduler.outlook import described
 from scheduler.place import ranks_for
 from scheduler.simulate import Cluster
 from scheduler.simulate import simulate as run_simulation
 from workers.data import open_source
+from workers.fingerprint import fingerprint
+from workers.speeds import Measured
 
 Pairs = tuple[tuple[str, str], ...]
 _FILE_AND_COLUMN = re.compile(r"(.+?\.(?:npy|npz|safetensors|parquet)/?):(.+)", re.DOTALL)
@@ -195,8 +199,11 @@ def plan(graph: Path, feeds: Pairs, chunk: Pairs, batch: Pairs, workers: int, sv
     "--slower", default=3.0, show_default=True, type=click.FloatRange(1), help="how many times slower they are"
 )
 @click.option("--failures", default=0.0, type=click.FloatRange(0), help="failures of one worker an hour")
-@click.option("--network", default=4.0, show_default=True, type=click.FloatRange(0.001), help="GB/s between workers")
-@click.option("--latency", default=0.1, show_default=True, type=click.FloatRange(0.001), help="ms a message")
+@click.option("--network", type=click.FloatRange(0.001), help="GB/s between workers, if not as measured or assumed")
+@click.option("--latency", type=click.FloatRange(0.001), help="ms a message, if not as measured or assumed")
+@click.option("--hosts", type=click.IntRange(1), help="machines over which workers are spread; by default one a core")
+@click.option("--cores", type=click.IntRange(1), help="cores of each, by default as measured or 1")
+@click.option("--assumed", is_flag=True, help="by assumed rates, even where speeds were measured")
 @json_option
 def simulate(
     graph: Path,
@@ -207,27 +214,52 @@ def simulate(
     slow: float,
     slower: float,
     failures: float,
-    network: float,
-    latency: float,
+    network: float | None,
+    latency: float | None,
+    hosts: int | None,
+    cores: int | None,
+    assumed: bool,
     as_json: bool,
 ) -> None:
     """Say what an iteration would take on an imagined cluster, without running it."""
     loaded = _load(graph)
     with gi.connect(workers=0) as client:
         made = client.plan(loaded, _feeds(loaded, feeds), chunk=_rows(chunk))
-    rates = replace(DEFAULT, network=network * 1e9, message=latency * 1e-3)
+    known: Rates | Measured = DEFAULT if assumed else kept(fingerprint().digest) or DEFAULT
+    rates = replace(
+        known,
+        network=known.network if network is None else network * 1e9,
+        message=known.message if latency is None else latency * 1e-3,
+    )
     ranks = ranks_for(made, workers)
+    cores = cores or (rates.cores if isinstance(rates, Measured) else 1)
     begun = time.perf_counter()
-    forecast = run_simulation(made, Cluster(ranks, rates, slow, slower, failures), dict(carry))
+    cluster = Cluster(ranks, rates, slow, slower, failures, hosts=min(hosts or 0, ranks), cores=cores)
+    forecast = run_simulation(made, cluster, dict(carry))
     took = time.perf_counter() - begun
     if as_json:
         click.echo(json.dumps({"workers": workers, "ranks": ranks, "chunks": made.chunks, **asdict(forecast)}))
         return
     click.echo(f"{made.chunks} chunk(s) on {workers} worker(s), of which {ranks} have something to do:")
-    for line in described(forecast):
+    for line in described(forecast, rates):
         click.echo(f"  {line}")
     click.echo(f"  {forecast.failures:.3g} failure(s) expected in an iteration")
     click.echo(f"the simulation took {took:.2f} s", err=True)
+
+
+@cli.command()
+@click.option("--workers", type=click.IntRange(1), help="by default one a core")
+@json_option
+def calibrate(workers: int | None, as_json: bool) -> None:
+    """Measure the workers of this machine, so that forecasts of plans and simulations are by their speeds."""
+    with gi.connect(workers=workers) as client:
+        speeds = client.calibrate()
+    if as_json:
+        click.echo(json.dumps(speeds.to_json()))
+        return
+    for line in summary(speeds):
+        click.echo(line)
+    click.echo(f"kept in {path_of(speeds.fingerprint)}", err=True)
 
 
 def _load(path: Path) -> gi.Graph:

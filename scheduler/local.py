@@ -21,10 +21,11 @@ import numpy as np
 
 from graphir import tensors, wire
 from graphir.dataset import Dataset
-from graphir.errors import GraphError
+from graphir.errors import GraphError, ServiceUnavailable
 from graphir.graph import Graph
 from graphir.node import Array
 from scheduler.accept import bytes_of, check_options, ready, sizes_of
+from scheduler.driver.calibration import calibrate, keep, kept
 from scheduler.driver.inline import InlinePool
 from scheduler.driver.loop import JobLoop, Prepared
 from scheduler.driver.pool import Pool
@@ -43,20 +44,31 @@ from scheduler.limits import AT_ONCE, MAX_EVENTS, MAX_GRAPH_NODES, MAX_GRAPHS
 from scheduler.outlook import with_outlook
 from scheduler.plan import Plan
 from scheduler.plans import Plans
+from workers.fingerprint import fingerprint
 from workers.minibatch import Minibatch
+from workers.speeds import Measured
 
 POLL_SECONDS = 0.5
 
 
 class EmbeddedService:
-    """Jobs in this process. workers: Ray actors, by default one a core; 0 runs jobs in this process."""
+    """Jobs in this process. workers: Ray actors, by default one a core; 0 runs jobs in this process.
 
-    def __init__(self, *, directory: str | os.PathLike[str] | None = None, workers: int | None = None) -> None:
+    memory: bytes that a worker has for a step, by default this machine's divided by its workers.
+    """
+
+    def __init__(
+        self,
+        *,
+        directory: str | os.PathLike[str] | None = None,
+        workers: int | None = None,
+        memory: int | None = None,
+    ) -> None:
         self._temporary = directory is None
         self.directory = Path(tempfile.mkdtemp(prefix="gradfleet-") if directory is None else directory).absolute()
         self.directory.mkdir(parents=True, exist_ok=True)
         self.workers = len(os.sched_getaffinity(0)) if workers is None else workers
-        self.memory_limit = _machine_memory()
+        self.memory_limit = memory or _machine_memory() // max(1, self.workers)
         self.pool: Pool | None = None
         durable = not self._temporary
         self._store = Store(f"sqlite:///{self.directory / 'jobs.sqlite'}", durable=durable)
@@ -109,11 +121,22 @@ class EmbeddedService:
         options = {"chunk": chunk, "cut": cut, "batch": batch, "shuffle": shuffle, "parts": parts, "carry": carry}
         options = resolved(graph, sizes, options)
         made = self._plans.of(graph, sizes, options, _batch(graph, sizes, options))
-        return with_outlook(made, workers or self.workers or 1, carry)
+        return self._with_outlook(made, workers or self.workers or 1, carry)
+
+    def calibrate(self) -> Measured:
+        """Measure the workers, for forecasts; what was measured is kept for all services of this user on such workers."""
+        if not self.workers:
+            raise ServiceUnavailable("only Ray workers are measured; connect with workers=1 or more")
+        pool = self._started()
+        assert isinstance(pool, RayPool)
+        speeds = calibrate(pool)
+        keep(speeds)
+        return speeds
 
     def job_plan(self, id: str) -> Plan:
         """The plan of a job."""
-        return self._prepare(self._store.job(id)).plan
+        record = self._store.job(id)
+        return self._with_outlook(self._prepare(record).plan, self.workers or 1, record.spec.carry)
 
     def jobs(self) -> list[str]:
         """The ids of the latest jobs, the latest first."""
@@ -196,6 +219,14 @@ class EmbeddedService:
     def _stopping(self) -> bool:
         return self._closing or self._renewing
 
+    def _with_outlook(self, plan: Plan, workers: int, carry: Mapping[str, str]) -> Plan:
+        """By measured speeds, if such workers were measured; more workers than there are here are on other machines."""
+        speeds = kept(fingerprint().digest)
+        if speeds is None:
+            return with_outlook(plan, workers, carry)
+        hosts = 1 if workers <= max(1, self.workers) else -(-workers // speeds.cores)
+        return with_outlook(plan, workers, carry, speeds, hosts)
+
     def _record(self, id: str) -> Record:
         """The job; one that was seen to have ended is not asked for again."""
         seen = self._store.seen.record(id)
@@ -238,13 +269,17 @@ class EmbeddedService:
         dtype = np.dtype(feed.dtype).newbyteorder("<")
         return np.frombuffer(self._values.view(feed.blob), dtype).reshape(feed.shape)
 
-    def _pool(self, job: str) -> Pool:
+    def _started(self) -> Pool:
         with self._starting:
             if self.pool is None:
                 self.pool = RayPool(self.workers, headless=self._renew) if self.workers else InlinePool()
+            return self.pool
+
+    def _pool(self, job: str) -> Pool:
+        pool = self._started()
         with self._changed:
             self._line.begins(job, time.time())
-        return self.pool
+        return pool
 
     def _run(self) -> None:
         while (id := self._next()) is not None:

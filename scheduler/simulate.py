@@ -9,14 +9,18 @@ import heapq
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import product
+from math import ceil
 from typing import Any, TypeAlias
 
 import numpy as np
 
+from graphir.graph import Graph
+from scheduler import measured
 from scheduler.cost import DEFAULT, Rates, program_seconds
 from scheduler.place import place
 from scheduler.plan import Plan, Step, local
 from workers.route import Route
+from workers.speeds import Measured
 from workers.tree import Place, Tree
 from workers.work import EVERYWHERE, Cell, StepWork
 
@@ -32,16 +36,31 @@ RESTART_SECONDS = 3.0
 class Cluster:
     """Workers and what connects them.
 
-    ranks: workers. rates: of each. slow: the share of workers that are stragglers, which take `slower` times as long.
+    ranks: workers. rates: of each, assumed or measured. hosts: machines over which they are spread, each with `cores`, which more
+    ranks share; 0 if every rank has a core of its own. slow: the share of workers that are stragglers, which take `slower` times as long.
     failures: of one worker an hour. seed: which workers are slow, and when they fail.
     """
 
     ranks: int
-    rates: Rates = DEFAULT
+    rates: Rates | Measured = DEFAULT
     slow: float = 0.0
     slower: float = 3.0
     failures: float = 0.0
     seed: int = 0
+    hosts: int = 0
+    cores: int = 1
+
+    @property
+    def crowded(self) -> float:
+        """How many times as long everything takes for want of cores."""
+        return max(1.0, ceil(self.ranks / self.hosts) / self.cores) if self.hosts else 1.0
+
+    def seconds(self, program: Graph, sizes: Mapping[str, int], tasks: int) -> float:
+        """One run of a program on a rank that performs `tasks` of them an iteration."""
+        if isinstance(self.rates, Rates):
+            return program_seconds(program.nodes, sizes, self.rates)
+        busy = min(self.cores, ceil(self.ranks / self.hosts)) if self.hosts else self.rates.workers
+        return measured.program_seconds(program, sizes, self.rates, busy, tasks)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +106,7 @@ class _Clocks:
         ranks = self.cluster.ranks
         rng = np.random.default_rng(self.cluster.seed)
         self.now, self.busy, self.sent = np.zeros(ranks), np.zeros(ranks), np.zeros(ranks, np.int64)
-        self.factor = np.where(rng.random(ranks) < self.cluster.slow, self.cluster.slower, 1.0)
+        self.factor = np.where(rng.random(ranks) < self.cluster.slow, self.cluster.slower, 1.0) * self.cluster.crowded
         self.made: dict[str, tuple[int, float]] = {}
         self.arrivals: dict[str, dict[int, float]] = {}
         self.collected: set[tuple[int, str]] = set()
@@ -267,4 +286,4 @@ class _Clocks:
     def _seconds(self, step: Step, widths: tuple[int, ...]) -> float:
         """One run of the program on a cell with chunks of these widths."""
         sizes = {**self.plan.sizes, **{local(dim): width for dim, width in zip(step.over, widths, strict=True)}}
-        return program_seconds(step.program.nodes, sizes, self.cluster.rates)
+        return self.cluster.seconds(step.program, sizes, max(1, self.plan.cells(step.over) // self.cluster.ranks))

@@ -19,10 +19,12 @@ from graphir import wire
 from graphir.graph import Graph
 from graphir.node import Array
 from workers.activity import Sign
+from workers.calibrate import calibrate, exchange
 from workers.fingerprint import Fingerprint, fingerprint
 from workers.iteration import Kept
 from workers.mesh import Address, Mesh
 from workers.runner import Runner, Stopped
+from workers.speeds import Speeds
 from workers.work import Work
 
 UNKNOWN = "unknown"
@@ -96,6 +98,15 @@ class Shell:
             return None if numbers is None else (numbers[0], runner.outputs())
         finally:
             runner.clear()
+
+    def calibrate(self) -> tuple[Speeds, int]:
+        """How fast this worker is now, and how many cores its machine lets it use."""
+        return calibrate(time.perf_counter), len(os.sched_getaffinity(0))
+
+    def exchange(self, ticket: int, peer: Address, first: bool) -> tuple[float, float]:
+        """Measure messages with another worker that does the same."""
+        self._mesh.begin(ticket)
+        return exchange(time.perf_counter, self._mesh, ticket, peer, first)
 
     def peers(self, job: str, peers: tuple[Address, ...]) -> None:
         """Another worker has taken a rank of the job."""

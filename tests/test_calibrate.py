@@ -1,0 +1,145 @@
+"""Speeds of workers: measured for every kind of work, kept, and used for forecasts alone."""
+
+import itertools
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import graphir as gi
+from graphir.node import REGISTRY
+from graphir.ops.rules import elementwise_axes
+from scheduler.driver import calibration
+from scheduler.measured import program_seconds
+from scheduler.pipeline import compile
+from scheduler.simulate import Cluster, simulate
+from workers.calibrate import calibrate
+from workers.fingerprint import fingerprint
+from workers.speeds import Measured, Speeds, at, mean
+
+
+def ticking() -> Iterator[float]:
+    """A clock on which a moment passes whenever somebody looks."""
+    return (k * 1e-3 for k in itertools.count())
+
+
+@pytest.fixture(scope="module")
+def speeds() -> Speeds:
+    clock = ticking()
+    return calibrate(lambda: next(clock))
+
+
+def made_up(**changes: object) -> Speeds:
+    """A machine with round numbers: 1 ns an operation, 1 GB/s from far and 100 GB/s from near, 1 ns a multiply-add."""
+    profile = dict.fromkeys(("float32", "float64"), ((1.0, 1e-09), (1024.0, 1e-09)))
+    memory = ((1e6, 1e-11), (1e8, 1e-9))
+    plain = Speeds(1e-6, 1e-6, 1e-5, profile, profile, {}, 1e-9, ((4.0, 1e-9), (8.0, 1e-9)), memory, memory)
+    return replace(plain, **changes)  # type: ignore[arg-type]
+
+
+def machine(alone: Speeds, together: Speeds | None = None, cores: int = 2) -> Measured:
+    return Measured("kernels", "today", cores, cores, alone, together or alone, 1e-4, 1e9)
+
+
+def test_every_elementwise_op_and_each_kind_of_memory_is_measured(speeds: Speeds) -> None:
+    for op in REGISTRY.values():
+        shaped = any(all(sample.shape for sample in example.inputs) for example in op.examples)
+        if op.axes is elementwise_axes and op.joint is None and shaped and "shape" not in op.attrs and not op.cheap:
+            assert any(name.startswith(f"{op.name}/") for name in speeds.operation), op.name
+    for kind in ("sum/float32", "sum/float64/last", "take/float64", "sort/float32/last", "cumulative_sum/float64"):
+        assert kind in speeds.operation
+    tables = [*speeds.outer.values(), *speeds.inner.values(), *speeds.operation.values(), speeds.read, speeds.written]
+    for table in tables:
+        assert [x for x, _ in table] == sorted({x for x, _ in table})
+        assert all(y > 0 for _, y in table)
+
+
+def test_they_come_back_from_json_as_they_were(speeds: Speeds) -> None:
+    measured = machine(speeds)
+    assert Measured.from_json(json.loads(json.dumps(measured.to_json()))) == measured
+    np.testing.assert_allclose(mean([speeds, speeds]).read, speeds.read, rtol=1e-12)
+
+
+@given(st.lists(st.floats(1, 1e9), min_size=2, max_size=6, unique=True), st.floats(0.5, 2e9))
+def test_between_entries_of_a_table_nothing_jumps(sizes: list[float], x: float) -> None:
+    table = tuple((size, float(k + 1)) for k, size in enumerate(sorted(sizes)))
+    assert all(at(table, size) == pytest.approx(value) for size, value in table)
+    below = max((v for s, v in table if s <= x), default=1.0)
+    above = min((v for s, v in table if s >= x), default=float(len(table)))
+    assert below * 0.999 <= at(table, x) <= above * 1.001
+
+
+def test_what_comes_from_far_takes_longer() -> None:
+    x = gi.input("x", ("n.local", 1000))
+    program = gi.Graph({"out": gi.sum(x, axis=1)})
+    size = {"n.local": 100}  # 0.8 MB a task
+    fast = made_up(other=1e-13)
+    near = program_seconds(program, size, machine(fast), busy=1, tasks=1)
+    far = program_seconds(program, size, machine(fast), busy=1, tasks=1000)
+    assert far > 20 * near
+
+
+def test_products_cost_what_their_shape_says() -> None:
+    x, w = gi.input("x", (2000, 300)), gi.input("w", (300, 7))
+    thin = made_up(outer={"float32": ((1.0, 1e-9),), "float64": ((1.0, 4e-9), (7.0, 3e-9), (512.0, 1e-9))})
+    found = program_seconds(gi.Graph({"out": x @ w}), {}, machine(thin), busy=1)
+    assert found == pytest.approx(2000 * 300 * 7 * 3e-9, rel=0.1)
+
+
+def test_fused_nodes_do_not_go_through_memory() -> None:
+    x = gi.input("x", (1_000_000,))
+    one, chain = gi.sin(x), x
+    for _ in range(10):
+        chain = gi.sin(chain)
+    quick = made_up(other=1e-13, node=1e-12)
+    times = [program_seconds(gi.Graph({"out": value}), {}, machine(quick), busy=1) for value in (one, chain)]
+    assert times[1] < 1.5 * times[0]
+
+
+def test_workers_share_cores_and_memory() -> None:
+    x = gi.input("x", ("n", 50))
+    plan = compile(gi.Graph({"out": gi.sum(gi.sin(x))}), {"n": 160_000})
+    slower = made_up(other=2e-9)
+    measured = machine(made_up(), slower)
+    seconds = {ranks: simulate(plan, Cluster(ranks, measured, hosts=1, cores=2), {}).seconds for ranks in (1, 2, 4)}
+    apart = simulate(plan, Cluster(4, measured, hosts=4, cores=2), {}).seconds
+    assert seconds[2] == pytest.approx(seconds[1], rel=0.05)  # half of the work, at half of the speed
+    assert seconds[4] == pytest.approx(seconds[2], rel=0.05)  # no more cores
+    assert apart == pytest.approx(seconds[1] / 4, rel=0.1)
+
+
+def test_a_file_that_cannot_be_read_counts_as_nothing(tmp_path: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    measured = machine(made_up())
+    assert calibration.kept("kernels") is None
+    target = calibration.keep(measured)
+    assert calibration.kept("kernels") == measured
+    for broken in ("", "[]", "{}", '{"alone": 3}', target.read_text().replace("1e-09", "-1")):
+        target.write_text(broken)
+        assert calibration.kept("kernels") is None
+
+
+def test_workers_are_measured_and_no_plan_depends_on_it(
+    local_ray: None, tmp_path: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    x, w = gi.input("x", ("n", 5)), gi.input("w", (5,))
+    graph, feeds = gi.Graph({"out": gi.sum(gi.tanh(x @ w))}), {"x": np.ones((64, 5)), "w": np.ones(5)}
+    with gi.connect(workers=2) as client:
+        before = client.plan(graph, feeds)
+        measured = client.calibrate()
+        after = client.plan(graph, feeds)
+        assert client.submit(graph, feeds).result()["out"] == pytest.approx(64 * np.tanh(5.0))
+    assert calibration.kept(fingerprint().digest) == measured
+    assert measured.message > 0
+    assert measured.network > 0
+    assert "by assumed rates" in before.to_text()
+    assert f"by speeds measured on {measured.when}" in after.to_text()
+    assert measured.fingerprint in after.to_text()
+    assert [step.program.digest for step in before.steps] == [step.program.digest for step in after.steps]
+    assert (before.borders, before.values) == (after.borders, after.values)
+    assert any("GB/s" in line for line in calibration.summary(measured))

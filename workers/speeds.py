@@ -1,0 +1,141 @@
+"""Speeds of a worker as they were measured (`workers.calibrate`): plain data, kept as JSON.
+
+They serve predictions only. What is cut, where chunks begin, and who does what do not depend on them, so that the bits of
+a result do not depend on the machine.
+"""
+
+from bisect import bisect_left
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from math import exp, log, prod
+from statistics import fmean
+from typing import Any, TypeAlias
+
+from graphir import dims
+from graphir.node import Node
+
+Table: TypeAlias = tuple[tuple[float, float], ...]
+"""Pairs with a growing first number; between them one goes along straight lines in logarithms."""
+
+
+@dataclass(frozen=True, slots=True)
+class Speeds:
+    """Of one worker.
+
+    node: seconds of an operation beside its work; view: of a view; task: of a run of a program beside its nodes. outer, inner: by dtype, seconds
+    of a multiply-add of matrix products by the smaller side of the result, and by the length that is summed. operation: seconds
+    an operation in cache, by `key` and the length of what is combined side by side; other: of what has no entry. copied: seconds an
+    element that is copied across the order in memory, by the bytes of an element. read, written: seconds a byte by the bytes that went by since it was
+    touched last, and by the size of what is made.
+    """
+
+    node: float
+    view: float
+    task: float
+    outer: Mapping[str, Table]
+    inner: Mapping[str, Table]
+    operation: Mapping[str, Table]
+    other: float
+    copied: Table
+    read: Table
+    written: Table
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """Speeds of a worker that is alone, and of each of `workers` that work at once on a machine with so many cores.
+
+    message: seconds until a small array has arrived at another worker; network: bytes a second between them. when: the time of
+    the measurement, in words.
+    """
+
+    fingerprint: str
+    when: str
+    workers: int
+    cores: int
+    alone: Speeds
+    together: Speeds
+    message: float
+    network: float
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON data."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> "Measured":
+        """What `to_json` gave; KeyError, TypeError or ValueError otherwise."""
+        return cls(**{**data, "alone": _speeds(data["alone"]), "together": _speeds(data["together"])})
+
+
+def _speeds(data: Mapping[str, Any]) -> Speeds:
+    tables = {name: _table(data[name]) for name in ("read", "written", "copied")}
+    profiles = {name: {kind: _table(t) for kind, t in data[name].items()} for name in ("outer", "inner", "operation")}
+    return Speeds(**{**data, **tables, **profiles})
+
+
+def _table(pairs: Iterable[Sequence[float]]) -> Table:
+    found = tuple((float(x), float(y)) for x, y in pairs)
+    if not found or any(x <= 0 or y <= 0 for x, y in found):
+        raise ValueError(f"not a table of positive numbers: {found}")
+    return found
+
+
+def key(node: Node) -> str:
+    """The kind of work that a node is: its op, the widest dtype of its operands, and whether it combines side by side in memory."""
+    dtype = max((i.type.dtype for i in node.inputs), key=lambda dtype: dtype.itemsize, default=node.type.dtype)
+    return f"{node.op.name}/{dtype.name}{'/last' if _combined(node) else ''}"
+
+
+def length(node: Node, sizes: Mapping[str, int]) -> int:
+    """How many elements that lie side by side a node combines into one, or treats as one; 1 if it goes across."""
+    shape = node.inputs[0].type.shape if node.inputs else ()
+    return prod(dims.evaluate(shape[axis], sizes) for axis in _combined(node))
+
+
+def _combined(node: Node) -> list[int]:
+    """The last axes of the first input that are combined, or needed whole."""
+    rule = node.op.axis_rule(tuple([i.type for i in node.inputs]), node.attrs)
+    found: list[int] = []
+    if rule is not None and rule.inputs:
+        for axis in reversed(range(len(rule.inputs[0]))):
+            factor = rule.inputs[0][axis]
+            if factor in rule.output and factor not in rule.whole:
+                break
+            found.append(axis)
+    return found
+
+
+def at(table: Table, x: float) -> float:
+    """The table's value: constant beyond its ends, straight in logarithms between its entries."""
+    place = bisect_left(table, (x, 0.0))
+    if place == 0:
+        return table[0][1]
+    if place == len(table):
+        return table[-1][1]
+    (x0, y0), (x1, y1) = table[place - 1], table[place]
+    share = log(x / x0) / log(x1 / x0)
+    return exp(log(y0) + share * (log(y1) - log(y0)))
+
+
+def mean(several: Sequence[Speeds]) -> Speeds:
+    """The mean of what workers measured, entry by entry."""
+
+    def tables(of: Sequence[Table]) -> Table:
+        return tuple((entries[0][0], fmean([y for _, y in entries])) for entries in zip(*of, strict=True))
+
+    def profiles(of: Sequence[Mapping[str, Table]]) -> dict[str, Table]:
+        return {dtype: tables([each[dtype] for each in of]) for dtype in of[0]}
+
+    return Speeds(
+        fmean([s.node for s in several]),
+        fmean([s.view for s in several]),
+        fmean([s.task for s in several]),
+        profiles([s.outer for s in several]),
+        profiles([s.inner for s in several]),
+        profiles([s.operation for s in several]),
+        fmean([s.other for s in several]),
+        tables([s.copied for s in several]),
+        tables([s.read for s in several]),
+        tables([s.written for s in several]),
+    )
