@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from graphir import draw
 from graphir.node import Node
+from scheduler.explain import heading
 from scheduler.palette import STYLE
 from scheduler.units import in_bytes
 
@@ -263,7 +264,7 @@ class _Picture:
     # ---- parts of the document ----
 
     def _heading(self) -> list[str]:
-        return self.plan.to_text().splitlines()[:1]
+        return [heading(self.plan)]
 
     def _about(self) -> str:
         kinds = Counter(step.kind for step in self.plan.steps)

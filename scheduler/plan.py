@@ -16,6 +16,7 @@ from typing import Literal, TypeAlias
 from graphir import dims
 from graphir.graph import Graph
 from graphir.types import TensorType
+from scheduler.explain import explain
 from scheduler.picture import to_svg
 from workers.minibatch import Minibatch
 
@@ -180,67 +181,3 @@ class Plan:
 
 def _widest(borders: tuple[int, ...]) -> int:
     return max(b - a for a, b in pairwise(borders))
-
-
-def explain(plan: Plan) -> str:
-    """A text fit for a bug report: cut, chunks, stages, bytes between steps, and what is not cut and why."""
-    lines = [
-        *_batch(plan),
-        _cut(plan),
-        f"{len(plan.graph)} nodes in {len(plan.steps)} steps, {plan.stages} map stage(s):",
-    ]
-    reasons = {step.stage: _reason(plan, step) for step in plan.steps if step.kind == "map"}
-    for step in plan.steps:
-        lines.append(f"  {_step(plan, step)}")
-        if step.kind == "map" and step.stage > 0:
-            lines.append(f"      a new stage because {reasons[step.stage]}")
-    lines += [f"  {note.splitlines()[0]}" for note in plan.notes]
-    return "\n".join([*lines, *plan.outlook])
-
-
-def _batch(plan: Plan) -> list[str]:
-    if plan.batch is None:
-        return []
-    batch = plan.batch
-    order = "in order" if batch.seed is None else f"shuffled anew in each epoch, with seed {batch.seed}"
-    left = batch.total - batch.steps * batch.size
-    rest = f", {left} left out" if left else ""
-    if batch.parts > 1:
-        order = f"as many from each of {batch.parts} parts, {order}"
-    return [
-        f"an iteration takes {batch.size} of {batch.total} rows of {batch.dim!r}, {order}; {batch.steps} iteration(s) an epoch{rest}",
-        f"every worker holds {'its parts' if batch.parts > 1 else 'all'} of {', '.join(map(repr, batch.axes))}, or maps its file",
-    ]
-
-
-def _cut(plan: Plan) -> str:
-    if not plan.borders:
-        return "not cut: no dimension is named, or cutting is forbidden"
-    each = [f"{dim!r} = {b[-1]} into {len(b) - 1} chunk(s) of {b[1]} row(s)" for dim, b in plan.borders.items()]
-    grid = f": {plan.chunks} cells in all" if len(each) > 1 else ""
-    return f"cut along {' and '.join(each)}{grid}"
-
-
-def _step(plan: Plan, step: Step) -> str:
-    moved = sum(plan.block_bytes(name) for name in step.writes)
-    grid = f" over {' x '.join(step.over)}" if len(plan.cuts) > 1 and step.over else ""
-    times = f"{plan.cells(step.over)} x " if step.over else ""
-    if step.kind == "combine":
-        operators = {along.dim: along.combine for along in plan.values[step.reads[0].value].blocks}
-        parts = f"{times}{operators[step.along or '']} of {plan.cells([step.along or ''])} parts"
-        return f"combine {step.stage}{grid}: {parts} -> {_names(plan, step)}, {moved} bytes"
-    each = " a chunk or row block" if step.kind == "map" else ""
-    return (
-        f"{step.kind} {step.stage}{grid}: {times}{len(step.program)} nodes -> {_names(plan, step)}, {moved} bytes{each}"
-    )
-
-
-def _names(plan: Plan, step: Step) -> str:
-    shown = [str(plan.values[name].type) for name in step.writes[:4]]
-    return ", ".join(shown) + (f" and {len(step.writes) - 4} more" if len(step.writes) > 4 else "")
-
-
-def _reason(plan: Plan, step: Step) -> str:
-    needs = [plan.values[read.value] for read in step.reads if read.value not in plan.graph.inputs]
-    whole = next((value for value in needs if set(value.dims) < set(step.over)), None)
-    return "it reads values of the stage before" if whole is None else f"it needs {whole.type}, complete only then"
