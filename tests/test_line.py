@@ -260,6 +260,24 @@ def test_workers_are_never_idle_while_somebody_waits_and_all_are_served(
     assert workers.now <= sum(calls * seconds for _, _, seconds in given_jobs) + 1000 * turns.GRACE_SECONDS
 
 
+def test_a_job_with_pauses_between_calls_does_not_keep_the_workers_idle() -> None:
+    """It stores a checkpoint after each of its short calls; meanwhile another one computes."""
+    workers = Workers()
+    pausing, steady = workers.turns.join(0), workers.turns.join(0)
+    ready = 0.0
+    while workers.now < 100.0:
+        if workers.now >= ready and not pausing.calls:
+            workers.ask(pausing, 0.005)
+        while workers.ask(steady, 0.25):
+            pass
+        if not workers.queue:
+            workers.now += 0.001
+        elif workers.serve() is pausing:
+            ready = workers.now + 0.02
+    assert sum(workers.served.values()) > 0.9 * workers.now
+    assert workers.served[pausing] > 0.5
+
+
 def test_a_new_job_is_served_after_the_calls_that_are_queued_and_does_not_catch_up() -> None:
     workers = Workers()
     old = workers.turns.join(0)

@@ -184,6 +184,7 @@ class Calls:
     def _make_way(self, call: Call) -> None:
         """MadeWay if others wait for the end of a long call; it is made again later, and then given twice the time."""
         if self._pool.turns.pressed(call.turn, self._long):
+            self._pace = max(self._pace, self._long / call.count)
             self._long *= 2
             raise MadeWay
 

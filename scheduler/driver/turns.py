@@ -18,8 +18,8 @@ DEPTH = 2
 """Calls at one worker at one time: one under way, and one behind it so that it does not wait for the driver."""
 AGE_SECONDS = 60.0
 """How long a call may wait for those of jobs with larger shares."""
-GRACE_SECONDS = 0.05
-"""So long others wait for a job that has had less and whose call has just ended, since it will soon send another."""
+GRACE_SECONDS, GRACE_PART = 0.05, 0.04
+"""So long, and such a part of its own call, one waits for a job that has had less and may soon send another call."""
 IDLE_SECONDS = 1.0
 """A share that wanted nothing for so long loses what others had more meanwhile; the pauses between calls are shorter."""
 
@@ -98,10 +98,11 @@ class Turns:
             share.waits, share.workers = True, frozenset(workers)
             try:
                 until = self._clock() + patience
-                while not self._may_go(share):
+                grace = min(GRACE_SECONDS, seconds * GRACE_PART)
+                while not self._may_go(share, grace):
                     if (left := until - self._clock()) <= 0:
                         return None
-                    self._changed.wait(min(left, GRACE_SECONDS))
+                    self._changed.wait(min(left, GRACE_SECONDS / 4))
                 self._now = max(self._now, share.time)
                 turn = Turn(share, tuple(workers), seconds, self._clock())
                 share.time += turn.cost(seconds)
@@ -146,14 +147,14 @@ class Turns:
                 other.busy and other.time < due for other in self._rivals(turn.share, frozenset(turn.workers))
             )
 
-    def _may_go(self, share: Share) -> bool:
+    def _may_go(self, share: Share, grace: float) -> bool:
         if any(len(self._queues.get(worker, ())) >= DEPTH for worker in share.workers):
             return False
         mine = self._rank(share)
         now = self._clock()
         return not any(
             (other.waits and self._rank(other) < mine)
-            or (other.time < share.time and mine[0] and (other.calls or now - other.idle_since < GRACE_SECONDS))
+            or (other.time < share.time and mine[0] and (other.calls or now - other.idle_since < grace))
             for other in self._rivals(share, share.workers)
         )
 
