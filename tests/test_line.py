@@ -50,6 +50,24 @@ def test_nobody_waits_for_ever(jobs: list[tuple[int, float]]) -> None:
         assert now < limit + 10.0 * (len(jobs) + 1)
 
 
+def test_the_next_of_many_is_soon_found() -> None:
+    """Looking at a few of each row, not at all that wait."""
+    looked = 0
+
+    class Counted(Place):
+        def rank(self, now: float) -> tuple[int, int, str]:
+            nonlocal looked
+            looked += 1
+            return super().rank(now)
+
+    line = Line(1)
+    for number in range(5000):
+        line.add(Counted(f"{number:05}", number % 3, number / 100))
+    first = [line.next(50.0) for _ in range(100)]
+    assert looked <= 100 * 3
+    assert first == [f"{number:05}" for number in range(2, 5000, 3)][:100]  # nobody has aged by a step
+
+
 def test_a_job_gives_its_place_up_after_its_slice_if_somebody_waits() -> None:
     line = Line(1)
     line.add(Place("huge", 0, 0.0))

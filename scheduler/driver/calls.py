@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 CALL_SECONDS = 0.25
 """How long one call should take."""
 LONG_SECONDS = 2.0
-"""A call that takes longer lets other jobs in that have had less, and is made again. So it loses what it computed: at most as
-much as it takes in all, since each time it is given twice as long."""
+"""A call that takes longer lets other jobs in that have had less, and is made again. So it loses what it computed: less than
+twice what it takes in all, since each time it is given twice as long."""
 QUICKER = 8.0
 """How much shorter an iteration is taken to be after one call; what was seen of it may have been its end only."""
 AHEAD = 2

@@ -8,9 +8,11 @@ Pure but for its own state: times come from the caller, who also sees to it that
 """
 
 import heapq
+import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from itertools import islice
 
 from graphir.errors import QueueFull
 from scheduler.limits import MAX_WAITING_BYTES, MAX_WAITING_JOBS
@@ -48,14 +50,19 @@ class Place:
 
 
 class Line:
-    """Jobs that wait and jobs that run, at most `places` of these."""
+    """Jobs that wait and jobs that run, at most `places` of these.
+
+    Those that wait stand in rows by priority and slices, each in the order in which they came, so that the next is soon found.
+    """
 
     def __init__(self, places: int) -> None:
         self.places = places
         self._waiting: dict[str, Place] = {}
+        self._rows: dict[tuple[int, int], dict[str, Place]] = {}
         self._running: dict[str, Place] = {}
         self._uses: Counter[str] = Counter()
         self._deadlines: dict[str, float] = {}
+        self._earliest = math.inf
         self.bytes = 0
 
     def __len__(self) -> int:
@@ -82,16 +89,20 @@ class Line:
 
     def late(self, now: float) -> list[str]:
         """The jobs that waited past their deadlines, which do not any more."""
+        if now <= self._earliest:
+            return []
         late = [id for id, deadline in self._deadlines.items() if deadline < now]
         for id in late:
             self._leave(id)
+        self._earliest = min(self._deadlines.values(), default=math.inf)
         return late
 
     def next(self, now: float) -> str | None:
         """The job that runs next, which from now on does."""
-        if not self._waiting:
+        found = self._first(1, now)
+        if not found:
             return None
-        place = min(self._waiting.values(), key=lambda place: place.rank(now))
+        place = found[0]
         self._leave(place.id)
         self._running[place.id] = replace(place, since=now)
         return place.id
@@ -120,20 +131,33 @@ class Line:
 
     def _wait(self, place: Place) -> None:
         self._waiting[place.id] = place
+        self._rows.setdefault((place.priority, place.slices), {})[place.id] = place
         if place.deadline is not None:
             self._deadlines[place.id] = place.deadline
+            self._earliest = min(self._earliest, place.deadline)
         for digest, size in place.arrays.items():
             self.bytes += 0 if self._uses[digest] else size
             self._uses[digest] += 1
 
     def _leave(self, id: str) -> None:
         place = self._waiting.pop(id, None)
+        if place is None:
+            return
+        row = self._rows[place.priority, place.slices]
+        del row[id]
+        if not row:
+            del self._rows[place.priority, place.slices]
         self._deadlines.pop(id, None)
-        for digest, size in ({} if place is None else place.arrays).items():
+        for digest, size in place.arrays.items():
             self._uses[digest] -= 1
             if not self._uses[digest]:
                 del self._uses[digest]
                 self.bytes -= size
+
+    def _first(self, count: int, now: float) -> list[Place]:
+        """The jobs that run next. Of a row nobody goes before those that came earlier."""
+        fronts = (place for row in self._rows.values() for place in islice(row.values(), count))
+        return heapq.nsmallest(count, fronts, key=lambda place: place.rank(now))
 
     def _giving_way(self, now: float) -> set[str]:
         """As many as are waited for and cannot be had without, those that would go last first."""
@@ -143,8 +167,7 @@ class Line:
         over = [place for place in self._running.values() if now - place.since >= place.slice]
         if not over:
             return set()
-        ranks = (place.rank(now) for place in self._waiting.values())
-        waiting = heapq.nsmallest(free + len(over), ranks)[free:]
+        waiting = [place.rank(now) for place in self._first(free + len(over), now)[free:]]
         again = {place.id: replace(place, since=now, slices=place.slices + 1).rank(now) for place in over}
         worst = sorted(again, key=lambda id: again[id], reverse=True)
         return {id for id, first in zip(worst, waiting, strict=False) if first < again[id]}
