@@ -26,6 +26,7 @@ from scheduler.local import EmbeddedService
 from scheduler.memory import peak_bytes
 from scheduler.pipeline import compile
 from scheduler.place import place
+from workers.data import Source
 from workers.feed import Feed
 from workers.minibatch import Minibatch, Order, permutation
 from workers.route import Route
@@ -198,6 +199,26 @@ def test_a_rank_is_given_the_parts_that_its_chunks_are_drawn_from(parts: int) ->
         peak_bytes(p, place(p, 2, {}, ["s"]), 2, {}) for p in (plan, replace(plan, batch=replace(batch, parts=1)))
     ]
     assert (bounds[0] < bounds[1]) == (parts > 1)
+
+
+def test_only_the_parts_that_chunks_are_drawn_from_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = RNG.normal(size=(53, 2))
+    np.save(tmp_path / "x.npy", data)
+    read: list[tuple[int, int]] = []
+    plain = Source.read
+
+    def noted(self: Source, start: int, stop: int) -> Any:
+        read.append((start, stop))
+        return plain(self, start, stop)
+
+    monkeypatch.setattr(Source, "read", noted)
+    batch = Minibatch("n", 8, 53, SEED, {"x": (0,)}, 4)
+    feed = Feed(gi.dataset(tmp_path / "x.npy"), "float64", batch=batch, axes=(0,))
+    for step in range(20):
+        feed.turn(Order(batch).rows(step))
+        found = feed.slice(0, 4, 8)
+        assert found.tobytes() == data[taken(SEED, step, 4)][4:].tobytes()
+    assert read == [(26, 53)]  # once, and the last two parts only
 
 
 def test_uncut_it_has_the_bits_of_gi_evaluate() -> None:
