@@ -139,7 +139,7 @@ def test_a_sweep_whose_steps_need_too_much_is_halved(monkeypatch: pytest.MonkeyP
         check(found, graph, given)
         assert 1 < len(found.jobs) < 64
         assert "64 points are halved: " in found.notes[0]
-        assert "bytes at once" in found.notes[0]
+        assert "at once, over the limit of" in found.notes[0]
 
 
 def test_what_cannot_be_batched_is_a_job_each_and_says_why(client: Client, tmp_path: Any) -> None:
