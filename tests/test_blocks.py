@@ -37,6 +37,11 @@ def same(graph: gi.Graph, values: dict[str, Any], threads: int = 1) -> bool:
         return same_bits(Executor(graph, threads=threads)(values), evaluate(graph, values))
 
 
+def plain(values: dict[str, Any]) -> dict[str, Any]:
+    """With one kind of NaN: of two that are added the sign depends on the place in the processor's registers."""
+    return {name: np.where(array != array, np.nan, array).astype(array.dtype) for name, array in values.items()}
+
+
 @settings(max_examples=200)
 @given(graphs(), st.integers(0, 5), st.sampled_from([1, 16, 64]), st.integers(1, 3))
 def test_random_graphs_have_the_bits_of_the_reference(graph: gi.Graph, seed: int, block: int, threads: int) -> None:
@@ -50,7 +55,8 @@ def test_random_graphs_have_the_bits_of_the_reference(graph: gi.Graph, seed: int
             with pytest.raises(type(error)):
                 Executor(graph, threads=threads)(values, sizes=sizes)
             return
-        assert same_bits(Executor(graph, threads=threads)(values, sizes=sizes), expected)
+        made = Executor(graph, threads=threads)(values, sizes=sizes)
+        assert same_bits(plain(made), plain(expected))
 
 
 @pytest.mark.parametrize("name", [n for n, op in REGISTRY.items() if n != "input"])

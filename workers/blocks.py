@@ -44,9 +44,13 @@ class Blocked:
         self._block = BLOCK_BYTES // max(node.type.dtype.itemsize for node in place)
         self._scratch = threading.local()
 
+    def is_small(self, size: int) -> bool:
+        """Whether values of so many elements are not worth being cut."""
+        return size < 2 * self._block
+
     def __call__(self, *arrays: Array) -> tuple[Array, ...]:
         """The outputs, in order."""
-        operands = _aligned(arrays) if arrays[0].size >= 2 * self._block else None
+        operands = None if self.is_small(arrays[0].size) else _aligned(arrays)
         if operands is None:
             return self._node_by_node(arrays)
         shape = arrays[0].shape

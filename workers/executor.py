@@ -6,8 +6,7 @@ use. The results have the same bits as `graphir.evaluate`.
 
 import os
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Mapping, Sequence
 from math import prod
 from typing import Any, TypeAlias
 
@@ -17,17 +16,17 @@ from graphir import collector
 from graphir.errors import LimitError
 from graphir.feeds import bind
 from graphir.graph import Graph
-from graphir.interpret import NO_OFFSETS, bound_attributes, kernel_error, require_finite
+from graphir.interpret import NO_OFFSETS, require_finite
 from graphir.node import Array, Node, describe
 from graphir.types import TensorType
 from workers import backends, blas
+from workers.bound import Bound
 from workers.fuse import Item, schedule
 from workers.program import Program, compiled
 
-Instruction: TypeAlias = tuple[Callable[..., Array], tuple[int, ...], int, dict[str, Any], tuple[int, ...]]
-
 BOUND_PROGRAMS = 16
 """For how many sets of sizes a bound program is kept."""
+Form: TypeAlias = tuple[tuple[str, tuple[int, ...], np.dtype[Any]], ...]
 
 
 class Executor:
@@ -42,21 +41,25 @@ class Executor:
         self.graph, self.threads, self.memory_limit = graph, threads, memory_limit
         self._kernels = backends.load(backend)
         self._slot = {node: k for k, node in enumerate(graph.nodes)}
-        self._inputs = [(name, self._slot[node]) for name, node in graph.inputs.items()]
-        self._outputs = [(name, self._slot[node]) for name, node in graph.outputs.items()]
+        self._inputs = {name: self._slot[node] for name, node in graph.inputs.items()}
+        self._outputs = [self._slot[node] for node in graph.outputs.values()]
         self._programs: dict[bool, Program] = {}
-        self._bound: OrderedDict[tuple[Any, ...], list[Instruction]] = OrderedDict()
+        self._bound: OrderedDict[tuple[Any, ...], Bound] = OrderedDict()
+        self._looks_at_offsets = any(n.op.offset or "graph" in n.op.attrs.values() for n in graph.nodes)
+        self._forms: OrderedDict[Form, Mapping[str, int]] = OrderedDict()
         self._compiled(fused=True)
 
     def __call__(
         self, feeds: Mapping[str, Any], *, sizes: Mapping[str, int] | None = None, check_finite: bool = False
     ) -> dict[str, Array]:
         """The outputs by name; arguments and errors as `graphir.evaluate`."""
-        bound = bind(self.graph, feeds, sizes)
+        arrays, numbers = self._checked(feeds, sizes)
         if self.memory_limit is not None:
-            self._check_memory(bound.sizes, self.memory_limit)
-        with self._one_pool():
-            return self.run(bound.arrays, bound.sizes, check_finite=check_finite)
+            self._check_memory(numbers, self.memory_limit)
+        if self.threads is None:
+            return self.run(arrays, numbers, check_finite=check_finite)
+        with blas.threads(self.threads):
+            return self.run(arrays, numbers, check_finite=check_finite)
 
     def run(
         self,
@@ -67,24 +70,8 @@ class Executor:
         check_finite: bool = False,
     ) -> dict[str, Array]:
         """Run on checked feeds; `offsets` says where a cut dimension's chunk begins."""
-        program = self._compiled(fused=not check_finite)  # to look at each value, each is made
-        code = self._code(program, sizes, offsets, check_finite)
-        slots: list[Any] = [None] * program.slots
-        for name, at in self._inputs:
-            slots[at] = arrays[name]
-        done = -1
-        try:
-            with np.errstate(all="ignore"):
-                for done, (kernel, sources, target, attributes, free) in enumerate(code):
-                    slots[target] = kernel(*[slots[k] for k in sources], **attributes)
-                    if check_finite and target < len(self.graph.nodes):
-                        self._check_finite(program.lines[done].node, slots, target)
-                    for k in free:
-                        slots[k] = None
-        except Exception as error:  # noqa: BLE001  # whatever a kernel raises, kernel_error types it or gives it back
-            typed = kernel_error(program.lines[done].node, error)
-            raise typed from (None if typed is error else error)
-        return {name: np.asarray(slots[at]) for name, at in self._outputs}
+        made = self._program(sizes, offsets, check_finite).run(arrays, self._check_finite if check_finite else None)
+        return {name: np.asarray(array) for name, array in zip(self.graph.outputs, made, strict=True)}
 
     def peak_bytes(self, sizes: Mapping[str, int]) -> tuple[int, Node]:
         """As the function of this name says of the graph."""
@@ -97,8 +84,19 @@ class Executor:
                 f"evaluation needs about {needed} bytes at once, over the limit of {limit}; use smaller chunks or sizes"
             ).at(describe(node))
 
-    def _one_pool(self) -> AbstractContextManager[Any]:
-        return nullcontext() if self.threads is None else blas.threads(self.threads)
+    def _checked(
+        self, feeds: Mapping[str, Any], sizes: Mapping[str, int] | None
+    ) -> tuple[Mapping[str, Array], Mapping[str, int]]:
+        """As `bind`; feeds whose forms were bound before are taken as they are."""
+        form = _form(feeds) if sizes is None else None
+        if form is not None and form in self._forms:
+            return feeds, self._forms[form]
+        bound = bind(self.graph, feeds, sizes)
+        if form is not None and all(bound.arrays[name] is feeds[name] for name in feeds):
+            self._forms[form] = bound.sizes
+            while len(self._forms) > BOUND_PROGRAMS:
+                self._forms.popitem(last=False)
+        return bound.arrays, bound.sizes
 
     def _compiled(self, *, fused: bool) -> Program:
         if fused not in self._programs:
@@ -107,28 +105,35 @@ class Executor:
                 self._programs[fused] = compiled(self.graph, self._kernels, threads, fused=fused)
         return self._programs[fused]
 
-    def _code(
-        self, program: Program, sizes: Mapping[str, int], offsets: Mapping[str, int], check_finite: bool
-    ) -> list[Instruction]:
-        key = (check_finite, *sorted(sizes.items()), *sorted(offsets.items()))
+    def _program(self, sizes: Mapping[str, int], offsets: Mapping[str, int], check_finite: bool) -> Bound:
+        key = (check_finite, *sorted(sizes.items()), *(sorted(offsets.items()) if self._looks_at_offsets else ()))
         known = self._bound.get(key)
         if known is not None:
             self._bound.move_to_end(key)
         else:
+            program = self._compiled(fused=not check_finite)  # to look at each value, each is made
             with collector.paused():
-                known = self._bound[key] = [
-                    (
-                        line.kernel, line.sources, line.target,
-                        bound_attributes(line.node, sizes, offsets, check_finite) if line.attributes else {}, line.free,
-                    )
-                    for line in program.lines
-                ]  # fmt: skip
+                known = self._bound[key] = Bound(
+                    program, self._inputs, self._outputs, sizes, offsets, check_finite=check_finite
+                )
             while len(self._bound) > BOUND_PROGRAMS:
                 self._bound.popitem(last=False)
         return known
 
     def _check_finite(self, node: Node, slots: list[Any], target: int) -> None:
-        require_finite(node, {node: slots[target], **{source: slots[self._slot[source]] for source in node.inputs}})
+        if target < len(self.graph.nodes):
+            inputs = {source: slots[self._slot[source]] for source in node.inputs}
+            require_finite(node, {node: slots[target], **inputs})
+
+
+def _form(feeds: Mapping[str, Any]) -> Form | None:
+    """Names, shapes and dtypes of arrays in C order, all that binding looks at; None if there is anything else."""
+    found = []
+    for name, value in feeds.items():
+        if type(value) is not np.ndarray or not value.flags.c_contiguous:
+            return None
+        found.append((name, value.shape, value.dtype))
+    return tuple(found)
 
 
 def peak_bytes(graph: Graph, sizes: Mapping[str, int]) -> tuple[int, Node]:

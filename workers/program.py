@@ -19,7 +19,10 @@ from workers.fuse import Group, Item, schedule
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One call. node: whose value it makes, or the first of several; attributes: whether the node's are to be bound and passed."""
+    """One call. node: whose value it makes, or the first of several; attributes: whether the node's are to be bound and passed.
+
+    apart: of a fused group, the calls that make its values one by one.
+    """
 
     node: Node
     kernel: Callable[..., Any]
@@ -27,6 +30,7 @@ class Line:
     target: int
     free: tuple[int, ...]
     attributes: bool
+    apart: tuple["Line", ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,10 +70,21 @@ class _Compiler:
             if slot not in self._keep:
                 dead.setdefault(position, []).append(slot)
         lines = [
-            Line(node, kernel, sources, target, tuple(dead.get(position, ())), attributes)
+            Line(node, kernel, sources, target, tuple(dead.get(position, ())), attributes, self._apart(kernel))
             for position, (node, kernel, sources, target, attributes) in enumerate(self._calls)
         ]
         return Program(tuple(lines), self._slots)
+
+    def _apart(self, kernel: Callable[..., Any]) -> tuple[Line, ...]:
+        if not isinstance(kernel, Blocked):
+            return ()
+        return tuple(
+            Line(
+                node, self._kernels(node.op), tuple([self._slot[i] for i in node.inputs]), self._slot[node],
+                tuple([self._slot[i] for i in dead]), bool(node.attrs),
+            )
+            for node, dead in kernel.group.uses
+        )  # fmt: skip
 
     def _node(self, node: Node) -> None:
         sources = tuple([self._slot[i] for i in node.inputs])
