@@ -16,7 +16,7 @@ from graphir.errors import PlanError
 from graphir.graph import Graph
 from scheduler.cost import value_bytes
 from scheduler.memory import peak_bytes
-from scheduler.partition.data import partition
+from scheduler.partition.data import borders, partition
 from scheduler.partition.divide import divide
 from scheduler.partition.refine import refine
 from scheduler.place import place, ranks_for
@@ -107,6 +107,7 @@ class _Search:
         self.graph, self.sizes, self.rows = graph, sizes, rows
         self.considered: list[_Candidate] = []
         self.refused: list[str] = []
+        self.made: dict[tuple[tuple[str, ...], bool], Plan] = {}
 
     def single(self, tried: Sequence[str]) -> _Candidate:
         """The best of the dimensions by itself."""
@@ -153,13 +154,23 @@ class _Search:
 
     def candidate(self, rows: Mapping[str, int | None], *, remake: bool = False) -> _Candidate:
         """The plan with these cuts, and what it costs; PlanError if it cannot be made."""
+        ends = {name: borders(self.sizes[name], size) for name, size in rows.items() if name in self.sizes}
+        like = self.made.get((tuple(rows), remake))
+        plan = self.made[tuple(rows), remake] = (
+            self._made(rows, remake)
+            if like is None
+            else replace(like, borders=ends)  # programs are the same in any chunks
+        )
+        found = _Candidate(rows, remake, plan)
+        self.considered.append(found)
+        return found
+
+    def _made(self, rows: Mapping[str, int | None], remake: bool) -> Plan:
         (first, size), *others = rows.items()
         plan = partition(self.graph, self.sizes, first, size, remake=remake)
         for name, size in others:
             plan = refine(plan, name, size, remake=remake)
-        found = _Candidate(rows, remake, divide(plan))
-        self.considered.append(found)
-        return found
+        return divide(plan)
 
     def told(self) -> list[str]:
         """Notes on the best of what was considered."""

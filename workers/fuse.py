@@ -8,6 +8,7 @@ made in creation order in linear time, and depend on the graph alone.
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
+from weakref import WeakKeyDictionary
 
 from graphir import walk
 from graphir.dims import Dim
@@ -48,6 +49,10 @@ class Group:
 Item: TypeAlias = Node | Group
 
 
+_SCHEDULES: WeakKeyDictionary[Graph, list[Item]] = WeakKeyDictionary()
+"""Of graphs that are alive: memory is estimated for several sizes, and then the graph is compiled."""
+
+
 def fusable(node: Node) -> bool:
     """Whether each element of the node's value depends on the same element of its inputs alone."""
     return node.op.axes is elementwise_axes and not node.op.cheap
@@ -55,6 +60,13 @@ def fusable(node: Node) -> bool:
 
 def schedule(graph: Graph) -> list[Item]:
     """The nodes in an order of evaluation, elementwise ones in groups; a node with siblings stands for all of them."""
+    known = _SCHEDULES.get(graph)
+    if known is None:
+        known = _SCHEDULES[graph] = _scheduled(graph)
+    return known
+
+
+def _scheduled(graph: Graph) -> list[Item]:
     followers = {node for group in walk.siblings(graph.nodes).values() for node in group[1:]}
     scheduler = _Scheduler()
     for node in graph.nodes:
