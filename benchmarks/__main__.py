@@ -5,7 +5,7 @@ import platform
 import sys
 from pathlib import Path
 
-from benchmarks import distributed, forward, ladder, sweep
+from benchmarks import distributed, forecast, forward, ladder, sweep
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "performance.md"
 
@@ -27,6 +27,20 @@ through a parent; above one lie the scheduler, the journal and the checks."""
 SWEEP = """## A thousand tiny points
 
 `client.map` of a loss and its gradient on 20 rows at 1,000 weights: a job for each point, and one batched job."""
+
+
+FORECAST = """## Forecasts
+
+The workers of this machine are measured (`gradfleet calibrate`), then jobs of several kinds run on 1, 2 and 4 of them, and the
+median of an iteration is set beside what the simulation says. The last column is the forecast without a measurement."""
+
+SCALING = """## Imagined clusters
+
+Logistic regression on 10,000,000,000 rows in 100,000 chunks by assumed rates, and what the scheduler itself takes."""
+
+PLANNING = """## Planning
+
+Seconds of `compile` for large graphs of elementwise operations."""
 
 
 def machine() -> str:
@@ -61,6 +75,18 @@ The gradient column of JAX traces the value again. "gradfleet, random" is one ru
 {SWEEP}
 
 {sweep.table(sweep.measure())}
+
+{FORECAST}
+
+{forecast.table(forecast.measure())}
+
+{SCALING}
+
+{forecast.scaling_table(forecast.scaling())}
+
+{PLANNING}
+
+{forecast.planning_table(forecast.planning())}
 """
 
 

@@ -5,6 +5,7 @@ iteration is set beside what `simulate` says. The model of costs knows none of t
 many workers is measured beside what it forecasts for them.
 """
 
+import itertools
 import os
 import statistics
 import time
@@ -212,6 +213,56 @@ def scaling_table(rows: list[tuple[int, int, float, float, float, float, float, 
     return "\n".join(lines)
 
 
+# ---- planning ----
+
+
+def chain(nodes: int, shape: tuple[str, ...]) -> gi.Graph:
+    """One op after the other."""
+    value = gi.input("x", shape)
+    for _ in range(nodes):
+        value = gi.sin(value)
+    return gi.Graph({"out": value})
+
+
+def wide(nodes: int, shape: tuple[str, ...]) -> gi.Graph:
+    """Every node takes two earlier ones at random; what nobody used is added up in the end."""
+    rng = np.random.default_rng(0)
+    values = [gi.input("x", shape)]
+    values.append(values[0] * 0.5)
+    used = {0}
+    for far, near, kind in rng.random((nodes * 9 // 10, 3)).tolist():
+        a, b = int(far * len(values)), len(values) - 1 - int(near * min(len(values), 1000))
+        used |= {a, b}
+        values.append(values[a] + values[b] if kind < 0.5 else values[a] * values[b])
+    ends = [value for k, value in enumerate(values) if k not in used]
+    total = ends[0]
+    for value in ends[1:]:
+        total = total + value
+    return gi.Graph({"out": total})
+
+
+def planning() -> list[tuple[str, int, float, float]]:
+    """Shape of the graph, its nodes, and seconds of `compile` without and with a named dimension of 1,000 rows."""
+    rows = []
+    for make, nodes in itertools.product((chain, wide), (10_000, 100_000, 1_000_000)):
+        taken = []
+        for shape in ((), ("n",)):
+            graph = make(nodes, shape)
+            begun = time.perf_counter()
+            compile(graph, {"n": 1000} if shape else {})
+            taken.append(time.perf_counter() - begun)
+        rows.append((make.__name__, nodes, *taken))
+    return rows
+
+
+def planning_table(rows: list[tuple[str, int, float, float]]) -> str:
+    """The rows as a Markdown table."""
+    lines = ["| graph | nodes | nothing to cut by name, s | cut along n, s |", "|---|---|---|---|"]
+    lines += [f"| {kind} | {nodes:,} | {uncut:.2f} | {cut:.2f} |" for kind, nodes, uncut, cut in rows]
+    return "\n".join(lines)
+
+
 if __name__ == "__main__":
+    print(planning_table(planning()), flush=True)
     print(scaling_table(scaling()), flush=True)
     print(table(measure()))
