@@ -3,9 +3,14 @@
 import os
 import platform
 import sys
+import time
+from importlib.metadata import version
 from pathlib import Path
 
-from benchmarks import distributed, forecast, forward, ladder, sweep
+import numpy as np
+from threadpoolctl import threadpool_info
+
+from benchmarks import distributed, forecast, forward, growth, ladder, sweep
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "performance.md"
 
@@ -17,11 +22,20 @@ the first differentiable example of every op. Rules of their own would have to g
 worth a second table beside the derivatives that each op declares."""
 
 
-DISTRIBUTED = """## Iterations on two workers
+DISTRIBUTED = """## Two workers
 
-An iteration of gradient descent on two Ray workers, beside two bare processes that run the same kernels on the same
-chunks and exchange sums through pipes. A ratio below one comes from exchanging sums between the workers instead of
-through a parent; above one lie the scheduler, the journal and the checks."""
+Milliseconds beside the peers on one machine, in interleaved rounds of one run, two workers of one thread each. An iteration is one of
+gradient descent in 16 chunks; all but PyTorch run the same kernels on the same chunks. The bare processes are what is left
+when nothing is scheduled, kept or repaired: a pipe to each. Our workers exchange their sums with one another. The random
+graph is new in each round and its construction counts. Of the large gradients ours are computed in each iteration, the others' are
+there. The tiny job is a graph and shapes that were seen before, with other values. Tasks that do nothing are one
+`client.map` for us."""
+
+
+GROWTH = """## How cost grows
+
+With next to no work in a chunk or a node. The exponent is the slope in log-log; more workers than cores show what another
+worker costs."""
 
 
 SWEEP = """## A thousand tiny points
@@ -44,10 +58,29 @@ Seconds of `compile` for large graphs of elementwise operations."""
 
 
 def machine() -> str:
-    """The processor and the number of cores."""
+    """The processor, its cores, what the kernels are, and how fast memory is."""
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
-    return f"{len(os.sched_getaffinity(0))} cores of {model}, Python {platform.python_version()}"
+    blas = {
+        f"{found['internal_api']} {found['version']} {found.get('architecture', '')}" for found in threadpool_info()
+    }
+    versions = f"Python {platform.python_version()}, NumPy {np.__version__}, Ray {version('ray')}"
+    cores = len(os.sched_getaffinity(0))
+    return (
+        f"{cores} cores of {model}, {versions}, {', '.join(sorted(blas))}, {bandwidth():.0f} GB/s copied by one thread"
+    )
+
+
+def bandwidth() -> float:
+    """Gigabytes a second, read and written, of copying a quarter of a gigabyte."""
+    source = np.ones(1 << 25)
+    target = source.copy()
+    times = []
+    for _ in range(7):
+        begun = time.perf_counter()
+        np.copyto(target, source)
+        times.append(time.perf_counter() - begun)
+    return 2 * source.nbytes / sorted(times)[3] / 1e9
 
 
 def page() -> str:
@@ -70,7 +103,11 @@ The gradient column of JAX traces the value again. "gradfleet, random" is one ru
 
 {DISTRIBUTED}
 
-{distributed.table(distributed.measure())}
+{distributed.table(*distributed.measure())}
+
+{GROWTH}
+
+{growth.table(growth.measure())}
 
 {SWEEP}
 

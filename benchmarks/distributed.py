@@ -1,160 +1,179 @@
-"""Iterations on two workers beside two bare processes that run the same kernels and talk over pipes.
+"""Jobs on two workers, ours beside the peers that are installed, in rounds that go through all of them.
 
-The bare processes are what is left when nothing is scheduled, kept or repaired: each holds half of the chunks, runs the
-same program on each with the same executor, adds up, and sends its sums to the parent, which adds them and sends the new
-parameters back. Rounds are interleaved. Ours is timed by the events of a job of many steps, without its first ones.
+Iterations of ours are timed by the events of a job of many steps, without its first ones; the random graph is another one
+in each round, so that nobody has seen it, and its construction counts for all; the tiny job has other values each time.
 """
 
-import itertools
-import multiprocessing
+import os
 import statistics
+import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from multiprocessing.connection import Connection
 from typing import Any
 
 import numpy as np
+import ray
 
 import graphir as gi
-from workers import blas
-from workers.executor import Executor
+from benchmarks import jobs, peers
+from benchmarks.jobs import CASES, CHUNKS, LARGE, TASKS, Arrays
+from benchmarks.peers import Peer, timed
 
-ROUNDS, CHUNKS = 5, 16
-Array = np.ndarray[Any, Any]
-
-
-@dataclass(frozen=True)
-class Case:
-    """One job: rows of each chunk, the sum over a chunk's rows that is descended, its parameters and its data."""
-
-    rows: int
-    steps: int
-    rate: float
-    loss: Callable[[], tuple[gi.Expr, list[gi.Expr]]]
-    data: Callable[[np.random.Generator, int], dict[str, Array]]
-    start: Callable[[], dict[str, Array]]
+ROUNDS = 4
+GRAPH, LARGE_SUM, TINY_JOB, NOTHING = (
+    f"random graph of {TASKS:,} additions of 8 numbers",
+    f"sum of {4 * LARGE // 10**6} MB gradients, had by both workers",
+    "tiny known job, round trip",
+    f"{TASKS:,} tasks that do nothing",
+)
+Row = dict[str, float | None]
 
 
-def logistic() -> tuple[gi.Expr, list[gi.Expr]]:
-    """Logistic regression with 50 features."""
-    x, y, w = gi.input("x", ("n", 50), "float32"), gi.input("y", ("n",), "float32"), gi.input("w", (50,), "float32")
-    z = x @ w
-    return gi.sum(gi.logaddexp(z, gi.zeros_like(z)) - z * y), [w]
+class Ours(Peer):
+    """Jobs of an embedded service with two Ray workers."""
+
+    name = "gradfleet"
+
+    def __init__(self) -> None:
+        self.client = gi.connect(workers=2)
+        self.feeds: dict[str, Arrays] = {}
+        x = gi.input("x", (8,), "float32")
+        self.tiny_graph = gi.Graph({"y": x + np.float32(1)})
+        self.seed = 0
+
+    def load(self, case: str) -> None:
+        """The data, made at once; workers get it with each job, before the iterations that count."""
+        self.feeds[case] = CASES[case].data(np.random.default_rng(0), CASES[case].rows * CHUNKS)
+
+    def iteration(self, case: str) -> float:
+        """By the times between events."""
+        job = CASES[case]
+        loss, weights = job.loss()
+        names = list(job.start())
+        after = [w - np.float32(job.rate) * g for w, g in zip(weights, gi.grad(loss, weights), strict=True)]
+        graph = gi.Graph({"loss": loss, **{f"next_{key}": value for key, value in zip(names, after, strict=True)}})
+        carry = {key: f"next_{key}" for key in names}
+        feeds = {**self.feeds[case], **job.start()}
+        return self._by_events(graph, feeds, carry, job.steps + 15, {"n": job.rows})
+
+    def tiny(self) -> float:
+        """A job of the same graph and shapes, with other values."""
+        self.seed += 1
+        feeds = {"x": np.full(8, self.seed, np.float32)}
+        return timed(lambda: self.client.submit(self.tiny_graph, feeds).result())
+
+    def tasks(self) -> float:
+        """One graph on so many values."""
+        points = [{"x": np.full(8, k, np.float32)} for k in range(TASKS)]
+        return timed(lambda: self.client.map(self.tiny_graph, points))
+
+    def graph(self, seed: int) -> float:
+        """Built, submitted, computed."""
+        leaves, pairs, sinks = jobs.wires(seed)
+
+        def run() -> None:
+            values: list[Any] = [gi.input(f"x{k}", (8,)) for k in range(len(leaves))]
+            for a, b in pairs:
+                values.append(values[a] + values[b])
+            total = values[sinks[0]]
+            for s in sinks[1:]:
+                total = total + values[s]
+            feeds = {f"x{k}": leaf for k, leaf in enumerate(leaves)}
+            self.client.submit(gi.Graph({"sum": gi.sum(total)}), feeds).result()
+
+        return timed(run)
+
+    def large(self) -> float:
+        """Each worker makes its gradient anew, as a sum over the one row of its chunk, and carries the sum of both."""
+        x, w = gi.input("x", ("n", LARGE), "float32"), gi.input("w", (LARGE,), "float32")
+        graph = gi.Graph({"total": gi.sum(x, axis=0)}, inputs=[x.node, w.node])
+        feeds = {"x": np.ones((2, LARGE), np.float32), "w": np.zeros(LARGE, np.float32)}
+        return self._by_events(graph, feeds, {"w": "total"}, 40, {"n": 1})
+
+    def _by_events(
+        self, graph: gi.Graph, feeds: Arrays, carry: dict[str, str], steps: int, chunk: dict[str, int]
+    ) -> float:
+        job = self.client.submit(graph, feeds, carry=carry, steps=steps, chunk=chunk)
+        job.result()
+        done = [event for event in job.events() if event["type"] == "step_done" and event["step"] >= 5]
+        first = next(event for event in done if event["time"] > done[0]["time"])
+        return float((done[-1]["time"] - first["time"]) / (done[-1]["step"] - first["step"]))
+
+    def stop(self) -> None:
+        """Its workers end; Ray is ours here."""
+        self.client.close()
 
 
-def logistic_data(rng: np.random.Generator, rows: int) -> dict[str, Array]:
-    """Normal features and coin flips."""
-    x = rng.standard_normal((rows, 50), dtype=np.float32)
-    return {"x": x, "y": (rng.random(rows) > 0.5).astype(np.float32)}
+def measure() -> tuple[dict[str, Row], list[str]]:
+    """For each job the median seconds of each participant, and the peers that are missing."""
+    os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112  # by default Ray's workers yield to all others of the machine
+    ray.init(address="local", num_cpus=6, include_dashboard=False, log_to_driver=False, logging_level="error")
+    there, missing = peers.present()
+    there.append(Ours())
+    rows: dict[str, Row] = {}
+    try:
+        for case in CASES:
+            for peer in there:
+                peer.load(case)
+            rows[case] = _rounds(case, there, lambda peer, turn, case=case: peer.iteration(case))
+        rows[TINY_JOB] = _rounds(TINY_JOB, there, lambda peer, turn: peer.tiny(), inner=40)
+        rows[LARGE_SUM] = _rounds(LARGE_SUM, there, lambda peer, turn: peer.large())
+        rows[GRAPH] = _rounds(GRAPH, there, lambda peer, turn: peer.graph(turn), rounds=3, warm=0)
+        rows[NOTHING] = _rounds(NOTHING, there, lambda peer, turn: peer.tasks(), rounds=2, warm=0)
+    finally:
+        for peer in there:
+            peer.stop()
+        ray.shutdown()
+    return rows, missing
 
 
-WIDTHS = (784, 512, 512, 10)
+def _rounds(
+    name: str,
+    there: list[Peer],
+    sample: Callable[[Peer, int], float | None],
+    *,
+    inner: int = 1,
+    rounds: int = ROUNDS,
+    warm: int = 1,
+) -> Row:
+    """Medians; each round has `inner` samples of each in a row, the first `warm` rounds do not count."""
+    begun = time.monotonic()
+    found: dict[str, list[float]] = {peer.name: [] for peer in there}
+    for turn in range(warm + rounds):
+        for peer in there:
+            taken = [sample(peer, turn) for _ in range(inner)]
+            found[peer.name] += [value for value in taken if value is not None and turn >= warm]
+    medians = {name: statistics.median(samples) if samples else None for name, samples in found.items()}
+    shown = ", ".join(f"{peer} {_ms(value)}" for peer, value in medians.items())
+    print(f"{name} in {time.monotonic() - begun:.0f} s: {shown}", file=sys.stderr, flush=True)
+    return medians
 
 
-def network() -> tuple[gi.Expr, list[gi.Expr]]:
-    """A network with two hidden layers and cross entropy."""
-    x, t = gi.input("x", ("n", WIDTHS[0]), "float32"), gi.input("t", ("n",), "int64")
-    weights = [gi.input(f"w{k}", shape, "float32") for k, shape in enumerate(itertools.pairwise(WIDTHS))]
-    hidden = x
-    for w in weights[:-1]:
-        hidden = gi.maximum(hidden @ w, gi.zeros_like(hidden @ w))
-    logits = hidden @ weights[-1]
-    picked = gi.take_along_axis(logits, t[:, None], axis=1)[:, 0]
-    return gi.sum(gi.logsumexp(logits, axis=1) - picked), weights
-
-
-def network_data(rng: np.random.Generator, rows: int) -> dict[str, Array]:
-    """Random images and labels."""
-    return {"x": rng.random((rows, WIDTHS[0]), dtype=np.float32), "t": rng.integers(0, 10, rows)}
-
-
-def network_start() -> dict[str, Array]:
-    """Small normal weights."""
-    rng = np.random.default_rng(2)
-    shapes = itertools.pairwise(WIDTHS)
-    return {f"w{k}": (rng.standard_normal(s) * 0.03).astype(np.float32) for k, s in enumerate(shapes)}
-
-
-CASES = {
-    "logistic regression, 1,000,000 x 50 float32": Case(
-        62_500, 100, 1e-6, logistic, logistic_data, lambda: {"w": np.zeros(50, np.float32)}
-    ),
-    "network 784-512-512-10, 16 x 1,024 rows float32": Case(1_024, 20, 1e-5, network, network_data, network_start),
-}
-
-
-def _bare(pipe: Connection, name: str, rank: int) -> None:
-    case = CASES[name]
-    loss, weights = case.loss()
-    gradients = gi.grad(loss, weights)
-    graph = gi.simplify(gi.Graph({"loss": loss, **{f"d{k}": g for k, g in enumerate(gradients)}}))
-    executor = Executor(graph)
-    rng = np.random.default_rng(rank)
-    shards = [case.data(rng, case.rows) for _ in range(CHUNKS // 2)]
-    with blas.threads(1):
-        while (parameters := pipe.recv()) is not None:
-            found = [executor.run({**shard, **parameters}, {"n": case.rows}) for shard in shards]
-            pipe.send({key: sum(f[key] for f in found[1:]) + found[0][key] for key in found[0]})
-
-
-def bare(name: str, pipes: list[Connection], steps: int) -> float:
-    """Seconds an iteration of two bare processes."""
-    case = CASES[name]
-    parameters = case.start()
-    begun = time.perf_counter()
-    for _ in range(steps):
-        for pipe in pipes:
-            pipe.send(parameters)
-        left, right = (pipe.recv() for pipe in pipes)
-        rate = np.float32(case.rate)
-        parameters = {key: v - rate * (left[f"d{k}"] + right[f"d{k}"]) for k, (key, v) in enumerate(parameters.items())}
-    return (time.perf_counter() - begun) / steps
-
-
-def ours(name: str, client: Any, feeds: dict[str, Array], steps: int) -> float:
-    """Seconds an iteration of a job, from the times of its events."""
-    case = CASES[name]
-    loss, weights = case.loss()
-    names = list(case.start())
-    descended = [w - np.float32(case.rate) * g for w, g in zip(weights, gi.grad(loss, weights), strict=True)]
-    graph = gi.Graph({"loss": loss, **{f"next_{key}": value for key, value in zip(names, descended, strict=True)}})
-    carry = {key: f"next_{key}" for key in names}
-    job = client.submit(graph, {**feeds, **case.start()}, carry=carry, steps=steps + 10, chunk={"n": case.rows})
-    job.result()
-    done = [event for event in job.events() if event["type"] == "step_done" and event["step"] >= 5]
-    first = next(event for event in done if event["time"] > done[0]["time"])
-    return float((done[-1]["time"] - first["time"]) / (done[-1]["step"] - first["step"]))
-
-
-def measure() -> list[tuple[str, float, float]]:
-    """For each job the medians of seconds an iteration: bare processes, ours."""
-    context = multiprocessing.get_context("spawn")
-    rows = []
-    with gi.connect(workers=2) as client:
-        for name, case in CASES.items():
-            ends = [context.Pipe() for _ in range(2)]
-            processes = [context.Process(target=_bare, args=(end, name, k)) for k, (_, end) in enumerate(ends)]
-            for process in processes:
-                process.start()
-            pipes = [near for near, _ in ends]
-            feeds = case.data(np.random.default_rng(0), case.rows * CHUNKS)
-            bare(name, pipes, 3)
-            samples = [(bare(name, pipes, case.steps), ours(name, client, feeds, case.steps)) for _ in range(ROUNDS)]
-            for pipe, process in zip(pipes, processes, strict=True):
-                pipe.send(None)
-                process.join()
-            left, right = zip(*samples, strict=True)
-            rows.append((name, statistics.median(left), statistics.median(right)))
-    return rows
-
-
-def table(rows: list[tuple[str, float, float]]) -> str:
-    """The rows as a Markdown table."""
-    lines = ["| job, 16 chunks, 2 workers | bare processes, ms | gradfleet, ms | ratio |", "|---|---|---|---|"]
-    lines += [f"| {name} | {left * 1e3:.1f} | {right * 1e3:.1f} | {right / left:.2f} |" for name, left, right in rows]
+def table(rows: dict[str, Row], missing: list[str]) -> str:
+    """Milliseconds as a Markdown table, the ratio to the bare processes and to the best peer beside."""
+    names = list(next(iter(rows.values())))
+    lines = [
+        f"| job | {' | '.join(names)} | to bare processes | to the best peer |",
+        "|---" * (len(names) + 3) + "|",
+    ]
+    for job, row in rows.items():
+        ours, bare = row[Ours.name], row[peers.Bare.name]
+        others = [value for name, value in row.items() if name != Ours.name and value is not None]
+        shown = [_ms(value) for value in row.values()]
+        lines.append(
+            f"| {job} | {' | '.join(shown)} | {_ratio(ours, bare)} | {_ratio(ours, min(others, default=None))} |"
+        )
+    lines += ["", f"Not installed: {', '.join(missing) or 'none'}."]
     return "\n".join(lines)
 
 
+def _ms(seconds: float | None) -> str:
+    return "-" if seconds is None else f"{seconds * 1e3:.3g}" if seconds < 1 else f"{seconds * 1e3:,.0f}"
+
+
+def _ratio(ours: float | None, other: float | None) -> str:
+    return "-" if ours is None or other is None else f"{ours / other:.2f}"
+
+
 if __name__ == "__main__":
-    print(table(measure()))
+    print(table(*measure()))
