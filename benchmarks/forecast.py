@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 import graphir as gi
-from benchmarks import distributed
+from benchmarks import jobs
 from scheduler.cost import DEFAULT, Rates
 from scheduler.pipeline import compile
 from scheduler.place import place, ranks_for
@@ -82,16 +82,14 @@ def _network_data(rng: np.random.Generator) -> dict[str, Array]:
 
 
 def _logistic_data(rng: np.random.Generator) -> dict[str, Array]:
-    return distributed.logistic_data(rng, 1_000_000)
+    return jobs.logistic_data(rng, 1_000_000)
 
 
 JOBS = {
     "logistic regression, 1,000,000 x 50 float32": Job(
-        62_500, 60, distributed.logistic, _logistic_data, lambda: {"w": np.zeros(50, np.float32)}
+        62_500, 60, jobs.logistic, _logistic_data, lambda: {"w": np.zeros(50, np.float32)}
     ),
-    "network 784-512-512-10, 16 x 1,024 rows float32": Job(
-        1024, 10, distributed.network, _network_data, distributed.network_start
-    ),
+    "network 784-512-512-10, 16 x 1,024 rows float32": Job(1024, 10, jobs.network, _network_data, jobs.network_start),
     "softmax regression, 400,000 x 64 float64": Job(
         25_000,
         30,
@@ -179,7 +177,7 @@ SCALES = (1, 10, 100, 1_000, 10_000)
 
 def scaling() -> list[tuple[int, int, float, float, float, float, float, float]]:
     """Workers, chunks, forecast seconds and share computed; the scheduler's own: plan, place, route, simulate."""
-    graph, carry = Job(1, 1, distributed.logistic, _logistic_data, lambda: {"w": np.zeros(50, np.float32)}).graph()
+    graph, carry = Job(1, 1, jobs.logistic, _logistic_data, lambda: {"w": np.zeros(50, np.float32)}).graph()
     rows, chunk = 10_000_000_000, 100_000
     begun = time.perf_counter()
     plan = compile(graph, {"n": rows}, cut=["n"], chunk={"n": chunk})
