@@ -114,6 +114,18 @@ def test_a_worker_that_hangs_is_replaced(client: Client, undisturbed: dict[str, 
     assert "worker_lost" in {event["type"] for event in job.events()}
 
 
+@pytest.mark.slow
+def test_a_small_job_does_not_wait_for_ever_on_a_worker_that_hangs(client: Client) -> None:
+    x = gi.input("x", (3,))
+    graph = gi.Graph({"y": x * 2.0})
+    assert client.submit(graph, {"x": np.ones(3)}).result(WAIT)["y"].tolist() == [2.0, 2.0, 2.0]
+    for pid in pool_of(client).pids():
+        os.kill(pid, signal.SIGSTOP)
+    job = client.submit(graph, {"x": np.full(3, 2.0)})
+    assert job.result(WAIT)["y"].tolist() == [4.0, 4.0, 4.0]
+    assert "worker_lost" in {event["type"] for event in job.events()}
+
+
 @pytest.mark.parametrize("carry", CARRIES)
 def test_workers_join_and_leave_while_a_job_runs(
     client: Client, undisturbed: dict[str, dict[str, bytes]], carry: str

@@ -147,7 +147,7 @@ class Shell:
         self._cancelled.add(ticket)
 
     @ray.method(concurrency_group="control")  # type: ignore[untyped-decorator]
-    def alive(self, job: str = "") -> Sign | None:
+    def alive(self, job: str) -> Sign | None:
         """What it is at for a job, whatever is under way; None if it does nothing for this one."""
         runner = self._current
         if runner is None or runner is not self._runners.get(job):
