@@ -56,11 +56,16 @@ class Bound:
         self._sizes, self._offsets, self._check_finite = sizes, offsets, check_finite
         self._fixed: dict[int, Array] = {}
         calls = [call for call in self._calls(program.lines) if check_finite or not self._hoisted(call)]
-        self.calls = [replace(c, free=tuple([slot for slot in c.free if slot not in self._fixed])) for c in calls]
+        self.calls = [self._freeing(call) for call in calls] if self._fixed else calls
         self._short = len(self.calls) <= STRAIGHT_LINES and not check_finite
         self._runs = 0
         self._code: CodeType | None = None
         self._function: Callable[[Mapping[str, Array]], list[Array]] | None = None
+
+    def _freeing(self, call: Call) -> Call:
+        """The call without what is kept among the slots that it frees."""
+        free = tuple([slot for slot in call.free if slot not in self._fixed])
+        return call if free == call.free else replace(call, free=free)
 
     def run(
         self, arrays: Mapping[str, Array], look: Callable[[Node, list[Any], int], None] | None = None
