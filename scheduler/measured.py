@@ -2,19 +2,23 @@
 
 A value is as near as few bytes went by since it was touched last (Mattson et al. 1970, "Evaluation techniques for storage
 hierarchies"): what was made just now is in a cache, and a chunk of a large input that comes once an iteration is in main
-memory. A node takes the longer of computing and moving. Prediction only: no plan depends on it.
+memory. A node takes longer than computing or moving alone
+and less than both, which overlap in part. Prediction only: no plan depends on it.
 """
 
 from collections.abc import Mapping, Sequence
-from math import prod
+from math import hypot, prod
+
+import numpy as np
 
 from graphir import dims, walk
 from graphir.axes import AxisRule
 from graphir.body import Body
 from graphir.cost import node_operations
 from graphir.graph import Graph
-from graphir.node import Attrs, Node, Op
-from graphir.simplify import Layouts
+from graphir.interpret import bound_attributes
+from graphir.node import Array, Attrs, Node, Op
+from graphir.ops.rules import elementwise_axes
 from graphir.types import TensorType
 from workers.blocks import BLOCK_BYTES
 from workers.fuse import Item, schedule
@@ -53,8 +57,7 @@ class _Program:
         self.base: dict[Node, Node] = {}
         self.computing: dict[tuple[Op, Attrs, tuple[TensorType, ...]], float] = {}
         self.bytes: dict[TensorType, int] = {}
-        layouts = Layouts()
-        self.copies = {n for n in nodes if n.op.name == "reshape" and not layouts.compact(n.inputs[0])}
+        self.copies = copies(nodes, sizes)
         later = {node for group in walk.siblings(nodes).values() for node in group[1:]}
         self.work = [item for item in items if not isinstance(item, Node) or (self._works(item) and item not in later)]
         self.views = sum(isinstance(item, Node) and not self._works(item) for item in items)
@@ -87,9 +90,9 @@ class _Program:
         """The seconds of one item, whose bytes take `moving` to come and go."""
         if isinstance(item, Node):
             computing = self._computing(item)
-            return self.speeds.node + (computing + moving if self._packs(item) else max(computing, moving))
+            return self.speeds.node + (computing + moving if self._packs(item) else hypot(computing, moving))
         blocks = max(1, self._bytes(max(item.nodes, key=self._bytes)) // BLOCK_BYTES)
-        return blocks * len(item.nodes) * self.speeds.node + max(sum(map(self._computing, item.nodes)), moving)
+        return blocks * len(item.nodes) * self.speeds.node + hypot(sum(map(self._computing, item.nodes)), moving)
 
     def _reads(self, item: Item) -> set[Node]:
         return {self.base[source] for source in item.inputs}
@@ -152,6 +155,38 @@ class _Program:
         if rule is None or rule.combine != "sum" or len(rule.inputs) < 2:
             return False
         return _sides(rule, [i.type.bind(self.sizes) for i in node.inputs])[0] > 1
+
+
+def copies(nodes: Sequence[Node], sizes: Mapping[str, int]) -> set[Node]:
+    """The reshapes that copy: NumPy itself is asked, with arrays of the right shape and strides that nobody reads."""
+    like: dict[Node, Array] = {}
+    found = set()
+    for node in nodes:
+        shape = node.type.bind(sizes)
+        if node.op.name == "reshape":
+            try:
+                like[node] = np.reshape(like[node.inputs[0]], shape, copy=False)
+            except ValueError:
+                found.add(node)
+                like[node] = _fresh(shape, range(len(shape)))
+        elif node.op.cheap and node.inputs:
+            like[node] = node.op.kernel(*[like[i] for i in node.inputs], **bound_attributes(node, sizes))
+        elif node.op.axes is elementwise_axes:
+            operands = [like[i] for i in node.inputs if like[i].shape == shape and all(like[i].strides)]
+            strides = operands[0].strides if operands else ()
+            like[node] = _fresh(shape, sorted(range(len(strides)), key=lambda axis: -abs(strides[axis])))
+        else:
+            like[node] = _fresh(shape, range(len(shape)))
+    return found
+
+
+def _fresh(shape: tuple[int, ...], order: Sequence[int]) -> Array:
+    """Looks like a new array whose axes lie in memory in this order, the last one closest."""
+    strides, step = [0] * len(shape), 1
+    for axis in reversed(order or range(len(shape))):
+        strides[axis] = step
+        step *= max(1, shape[axis])
+    return np.lib.stride_tricks.as_strided(np.zeros(1, np.int8), shape, strides, writeable=False)
 
 
 def _made(item: Item) -> tuple[Node, ...]:

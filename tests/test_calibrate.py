@@ -11,10 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import graphir as gi
-from graphir.node import REGISTRY
+from graphir.interpret import bound_attributes
+from graphir.node import REGISTRY, Node
 from graphir.ops.rules import elementwise_axes
 from scheduler.driver import calibration
-from scheduler.measured import program_seconds
+from scheduler.measured import copies, program_seconds
 from scheduler.pipeline import compile
 from scheduler.simulate import Cluster, simulate
 from workers.calibrate import calibrate
@@ -103,8 +104,9 @@ def test_fused_nodes_do_not_go_through_memory() -> None:
 def test_workers_share_cores_and_memory() -> None:
     x = gi.input("x", ("n", 50))
     plan = compile(gi.Graph({"out": gi.sum(gi.sin(x))}), {"n": 160_000})
-    slower = made_up(other=2e-9)
-    measured = machine(made_up(), slower)
+    near = ((1e6, 1e-13), (1e8, 1e-13))
+    quick, slower = (made_up(other=seconds, read=near, written=near) for seconds in (1e-9, 2e-9))
+    measured = machine(quick, slower)
     seconds = {ranks: simulate(plan, Cluster(ranks, measured, hosts=1, cores=2), {}).seconds for ranks in (1, 2, 4)}
     apart = simulate(plan, Cluster(4, measured, hosts=4, cores=2), {}).seconds
     assert seconds[2] == pytest.approx(seconds[1], rel=0.05)  # half of the work, at half of the speed
@@ -143,3 +145,40 @@ def test_workers_are_measured_and_no_plan_depends_on_it(
     assert [step.program.digest for step in before.steps] == [step.program.digest for step in after.steps]
     assert (before.borders, before.values) == (after.borders, after.values)
     assert any("GB/s" in line for line in calibration.summary(measured))
+
+
+def layouts() -> Iterator[gi.Graph]:
+    """Graphs in which reshapes follow what moves axes about."""
+    x = gi.input("x", (4, 1, 5, 6))
+    moved = gi.permute_dims(x, (2, 0, 1, 3))
+    yield gi.Graph(
+        {
+            "a": gi.reshape(moved, (20, 6)),
+            "b": gi.reshape(moved, (5, 4, 6)),
+            "c": gi.reshape(gi.sin(moved), (5, 4, 6, 1)),
+        }
+    )
+    back = gi.permute_dims(gi.exp(moved) * 2.0, (1, 2, 0, 3))
+    yield gi.Graph({"a": gi.reshape(back, (4, 30)), "b": gi.reshape(gi.broadcast_to(x, (3, 4, 1, 5, 6)), (12, 30))})
+    yield gi.Graph(
+        {"a": gi.reshape(x[1:], (15, 6)), "b": gi.reshape(x[:, :, ::2], (4, 18)), "c": gi.reshape(x + 1, (120,))}
+    )
+    image, kernel = gi.input("image", (2, 3, 8, 8)), gi.input("kernel", (4, 3, 3, 3))
+    loss = gi.sum(gi.square(gi.conv(image, kernel)))
+    yield gi.append_gradients(gi.Graph({"loss": loss}), "loss", ["kernel", "image"])
+
+
+@pytest.mark.parametrize("graph", list(layouts()))
+def test_reshapes_that_copy_are_those_that_numpy_copies(graph: gi.Graph) -> None:
+    graph = gi.simplify(graph)
+    values: dict[Node, np.ndarray] = {}
+    copied = set()
+    for node in graph.nodes:
+        if node.op.name == "input":
+            values[node] = np.ones(node.type.bind({}))
+            continue
+        operands = [values[source] for source in node.inputs]
+        values[node] = np.asarray(node.op.kernel(*operands, **bound_attributes(node, {})))
+        if node.op.name == "reshape" and not np.shares_memory(values[node], operands[0]):
+            copied.add(node)
+    assert copies(graph.nodes, {}) == copied

@@ -88,9 +88,21 @@ def key(node: Node) -> str:
 
 
 def length(node: Node, sizes: Mapping[str, int]) -> int:
-    """How many elements that lie side by side a node combines into one, or treats as one; 1 if it goes across."""
+    """How many elements that lie side by side are treated alike: combined into one, or kept while what is combined lies across.
+
+    1 where nothing is combined.
+    """
     shape = node.inputs[0].type.shape if node.inputs else ()
-    return prod(dims.evaluate(shape[axis], sizes) for axis in _combined(node))
+    across = _combined(node)
+    if not across:
+        rule = node.op.axis_rule(tuple([i.type for i in node.inputs]), node.attrs)
+        if rule is None or not rule.inputs or set(rule.inputs[0]) <= set(rule.output) - rule.whole:
+            return 1
+        for axis in reversed(range(len(shape))):
+            if rule.inputs[0][axis] not in rule.output or rule.inputs[0][axis] in rule.whole:
+                break
+            across.append(axis)
+    return prod(dims.evaluate(shape[axis], sizes) for axis in across)
 
 
 def _combined(node: Node) -> list[int]:
