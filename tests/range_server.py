@@ -8,7 +8,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 class RangeServer(ThreadingHTTPServer):
-    """Files in memory by name. `served`: name, begin and end of all bytes that went out. fail: so many answers are 503."""
+    """Files in memory by name. `served`: name, begin and end of all bytes that went out.
+
+    fail: so many answers are 503; fail_large: so many answers to requests for more than a header are.
+    """
 
     daemon_threads = True
 
@@ -16,7 +19,7 @@ class RangeServer(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.files: dict[str, bytes] = {}
         self.served: list[tuple[str, int, int]] = []
-        self.ranges, self.etags, self.fail = True, True, 0
+        self.ranges, self.etags, self.fail, self.fail_large = True, True, 0, 0
 
     def url(self, name: str) -> str:
         """Where a file is."""
@@ -45,6 +48,9 @@ class _Handler(BaseHTTPRequestHandler):
         if wanted is not None and self.server.ranges:
             first, _, last = wanted.removeprefix("bytes=").partition("-")
             begin, end = int(first), min(int(last) + 1, len(content))
+        if body and end - begin > 4096 and self.server.fail_large > 0:
+            self.server.fail_large -= 1
+            return self._plain(503)
         self.send_response(206 if end - begin < len(content) else 200)
         self.send_header("Content-Length", str(end - begin))
         if self.server.etags:

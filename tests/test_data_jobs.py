@@ -182,33 +182,32 @@ def test_chunks_are_read_once_and_again_only_by_a_new_worker(
     assert pids(client) != before
 
 
-def test_storage_that_does_not_answer_for_a_while(client: Client, tmp_path: Path, server: RangeServer) -> None:
+@pytest.mark.parametrize("refused", [2, 4])
+def test_storage_that_does_not_answer_for_a_while(
+    client: Client, tmp_path: Path, server: RangeServer, refused: int
+) -> None:
+    """Each refusal is an attempt; after the last one that the job may make, it fails with what the storage said."""
     server.files["a.npy"] = npy_bytes(tmp_path / "a.npy", X)
-    known = gi.dataset(server.url("a.npy"))
-    with connect(workers=0) as inline:  # submitting reads the header; from then on two answers are 503
-        service = inline.service
-        assert isinstance(service, EmbeddedService)
-        store, pool = service._store, service._pool
-
-        def refusing(job: str) -> Any:
-            server.fail, server.served[:] = 2, []
-            return pool(job)
-
-        service._pool = refusing  # type: ignore[method-assign]
-        job = submit(inline, known, steps=3)
-        assert bits(job) == bits(submit(client, X, steps=3))
-        failures = [event for event in store.events(job.id, 0) if type(event.event).__name__ == "TaskFailed"]
-        assert 1 <= len(failures) <= 2
-        assert all("DatasetUnavailable" in str(event.event) for event in failures)
-
-
-# ------------------------------------------------------------------------------------- files that change
+    server.fail_large = refused
+    with connect(workers=0) as inline:
+        job = submit(inline, gi.dataset(server.url("a.npy")), steps=3, retries=3)
+        if refused > 3:
+            message = failure(job)
+            assert "failed 4 times in a row; the last time: DatasetUnavailable: dataset" in message
+            assert "503" in message
+        else:
+            assert bits(job) == bits(submit(client, X, steps=3))
+        failed = [event for event in inline.service.events(job.id) if event["type"] == "task_failed"]
+    assert [event["error"] for event in failed] == ["DatasetUnavailable"] * refused
 
 
 def failure(job: Job) -> str:
     with pytest.raises(JobFailed) as caught:
         job.result(WAIT)
     return str(caught.value)
+
+
+# ------------------------------------------------------------------------------------- files that change
 
 
 def test_a_file_replaced_while_a_job_runs_fails_it_clearly(client: Client, tmp_path: Path) -> None:

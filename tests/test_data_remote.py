@@ -139,6 +139,16 @@ def test_the_etag_is_the_identity(server: RangeServer) -> None:
         open_source(taken).read(0, 1)
 
 
+def test_without_an_etag_the_size_must_do(server: RangeServer) -> None:
+    server.etags = False
+    taken = take(known(server, "a.npy"))
+    assert taken.snapshot is not None
+    assert taken.snapshot.files[0].tag == ""
+    server.files["a.npy"] = npy(X[:-1])
+    with pytest.raises(DatasetError, match="expected 262272 bytes, no tag, found 262208 bytes, no tag"):
+        open_source(taken).read(0, 1)
+
+
 def test_what_servers_refuse(server: RangeServer) -> None:
     source = open_source(known(server, "a.npy"))
     source.read(0, 1)
