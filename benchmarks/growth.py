@@ -87,6 +87,7 @@ def nodes() -> list[Growth]:
     """Planning a graph that is new, submitting it, and until its result; a million nodes once only."""
     planned, sent, whole = [], [], []
     with gi.connect(workers=2) as client:
+        _nodes(client, 100, 0)  # the workers start with the first job
         for size in NODES:
             rounds = [_nodes(client, size, seed) for seed in range(ROUNDS if size < 10**6 else 1)]
             for column, found in zip((planned, sent, whole), zip(*rounds, strict=True), strict=True):
