@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 
 from graphir.client import Client, Job, connect
+from graphir.errors import JobCancelled
 from scheduler.driver import overseer
+from scheduler.driver import ray as driver
 from scheduler.driver.ray import RayPool
 from scheduler.local import EmbeddedService
 from tests.faulty import Rules, disturb
@@ -139,3 +141,21 @@ def test_a_step_that_is_heavy_for_all_is_waited_for(client: Client, rules: Rules
     job.result(WAIT)
     assert "straggled" not in kinds(job)
     assert pool_of(client).pids() == pids
+
+
+def test_a_kernel_that_hangs_in_a_cancelled_job_does_not_keep_its_workers_for_ever(
+    client: Client, rules: Rules, undisturbed: dict[str, dict[str, bytes]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(driver, "ABANDON_SECONDS", 2.0)
+    before = pool_of(client).pids()
+    rules.add("map", "hold", times=2)
+    job = submit(client, "weights")
+    deadline = time.monotonic() + WAIT
+    while len(rules.held()) < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    job.cancel()
+    with pytest.raises(JobCancelled):
+        job.result(WAIT)
+    assert bits(submit(client, "weights", retries=3)) == undisturbed["weights"]
+    assert not set(before) & set(pool_of(client).pids())

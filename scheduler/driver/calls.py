@@ -6,7 +6,7 @@ not even answer while its call takes far too long is killed; one that is merely 
 
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -79,7 +79,7 @@ class Calls:
     def leave(self) -> None:
         """The job has ended; without a head there is nobody to tell."""
         if not self._pool.headless:
-            self.cancel()
+            self._abandon()
             self.overseer.end()
         self._pool.turns.leave(self._share)
 
@@ -125,9 +125,24 @@ class Calls:
 
     def ask(self) -> None:
         """Interrupted if the job is not wanted any more."""
+        self._pool.reap()
         if self._interrupted():
-            self.cancel()
+            self._abandon()
             raise Interrupted
+
+    def _ask_or_abandon(self, pending: Mapping[Ref, int]) -> None:
+        try:
+            self.ask()
+        except Interrupted:
+            for ref, rank in pending.items():
+                self._pool.abandon(self.members[rank], ref)
+            raise
+
+    def _abandon(self) -> None:
+        """Cancel what is under way, and have it seen to that it ends."""
+        for call in self.cancel():
+            for member, ref in zip(self.members, call.refs, strict=True):
+                self._pool.abandon(member, ref)
 
     def cancel(self) -> list[Call]:
         """Let what is under way end before the next chunk; the calls that were."""
@@ -150,7 +165,7 @@ class Calls:
             for ref in ready:
                 _note(errors, pending.pop(ref), ref)
             if pending:
-                self.ask()
+                self._ask_or_abandon(pending)
             if pending and time.monotonic() > until:
                 silent = self._kill_the_silent(pending.values())
                 errors |= {rank: RayActorError() for rank in silent}

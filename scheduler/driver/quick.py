@@ -160,7 +160,7 @@ class QuickSession:
             try:
                 return ray.get(ref, timeout=ASK_SECONDS)
             except GetTimeoutError:
-                self._ask(lambda: member.actor.cancel.remote(ticket))
+                self._ask(lambda: self._cancel(member, ticket, ref))
                 if time.monotonic() > asked + HANG_SECONDS:
                     self._end_if_silent(member)
                     asked = time.monotonic()
@@ -169,7 +169,12 @@ class QuickSession:
             except RayError as error:
                 raise task_error(cause(error), "worker-0", "".join(traceback.format_exception(error))) from error
 
+    def _cancel(self, member: Member, ticket: int, ref: Any) -> None:
+        member.actor.cancel.remote(ticket)
+        self._pool.abandon(member, ref)
+
     def _ask(self, otherwise: Callable[[], Any] = lambda: None) -> None:
+        self._pool.reap()
         if self._interrupted():
             otherwise()
             raise Interrupted

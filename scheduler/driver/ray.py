@@ -38,6 +38,8 @@ _LOG = logging.getLogger(__name__)
 START_SECONDS = 120.0
 GRACE_SECONDS = 15.0
 """How long a job waits for a worker to start before it goes on without."""
+ABANDON_SECONDS = 30.0
+"""How long a worker may stay in a kernel of a job that has been cancelled, while others wait for it."""
 Ref = Any
 
 
@@ -57,6 +59,7 @@ class RayPool:
         self._programs: dict[str, bytes] = {}
         self._quick = Quick()
         self._joining: dict[Ref, Any] = {}
+        self._abandoned: dict[Ref, tuple[Member, float]] = {}
         self.members: list[Member] = []
         self.generation = self.asked = 0
         self.refused: str | None = None
@@ -166,6 +169,25 @@ class RayPool:
             self.generation += 1
             return None
 
+    def abandon(self, member: Member, call: Ref) -> None:
+        """Nobody wants this call any more; a worker that is still at it after a long time is ended, since others need it."""
+        with self._lock:
+            self._abandoned[call] = member, time.monotonic()
+
+    def reap(self) -> None:
+        """End workers that do not get away from a call that nobody wants."""
+        if not self._abandoned:
+            return
+        with self._lock:
+            ended, _ = ray.wait(list(self._abandoned), num_returns=len(self._abandoned), timeout=0)
+            for call in ended:
+                del self._abandoned[call]
+            late = time.monotonic() - ABANDON_SECONDS
+            for call, (member, since) in list(self._abandoned.items()):
+                if since < late:
+                    del self._abandoned[call]
+                    self.end(member)
+
     def spare(self) -> tuple[Any, Ref]:
         """Another worker that is asked for beside those there are, and its greeting to come; perhaps on another machine."""
         actor = Worker.options(scheduling_strategy="SPREAD").remote()
@@ -234,7 +256,7 @@ class RayPool:
             self.end(member)
         for actor in self._joining.values():
             ray.kill(actor)
-        self.members, self._joining = [], {}
+        self.members, self._joining, self._abandoned = [], {}, {}
         if self._own is not None:
             self._own.stop()
 
