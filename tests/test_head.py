@@ -16,8 +16,8 @@ import ray
 from graphir.client import connect
 from tests.test_faults import CARRIES, FEEDS, GRAPH
 
-def submit(client, carry, steps=6000):
-    options = {"chunk": {"n": 10}, "checkpoint_every": 100}
+def submit(client, carry, steps=3000):
+    options = {"chunk": {"n": 10}, "checkpoint_every": 50}
     return client.submit(GRAPH, FEEDS, carry=CARRIES[carry], steps=steps, **options)
 
 def bits(job):
@@ -30,7 +30,7 @@ with connect(workers=0) as client:
     expected = {carry: bits(submit(client, carry)) for carry in CARRIES}
 with connect(workers=2) as client:
     jobs = {carry: submit(client, carry) for carry in CARRIES}
-    while not all(client.service.status(job.id)["step"] > 150 for job in jobs.values()):
+    while not all(client.service.status(job.id)["step"] > 60 for job in jobs.values()):
         time.sleep(0.01)
     pool = client.service.pool
     before = pool.pids()
