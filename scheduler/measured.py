@@ -72,9 +72,10 @@ class _Program:
         gone, touched = 0, dict[Node, int]()
         for item in self.work:
             moving = 0.0
+            read = self.speeds.fetched if isinstance(item, Node) and self._side(item) else self.speeds.read
             for source in self._reads(item):
                 near = gone - touched[source] if source in touched else self._first(source, around)
-                moving += self._bytes(source) * at(self.speeds.read, max(near, 1))
+                moving += self._bytes(source) * at(read, max(near, 1))
             for made in _made(item):
                 moving += self._bytes(made) * at(self.speeds.written, max(self._bytes(made), 1))
             total += self._taken(item, moving)
@@ -89,8 +90,10 @@ class _Program:
     def _taken(self, item: Item, moving: float) -> float:
         """The seconds of one item, whose bytes take `moving` to come and go."""
         if isinstance(item, Node):
-            computing = self._computing(item)
-            return self.speeds.node + (computing + moving if self._packs(item) else hypot(computing, moving))
+            computing, side = self._computing(item), self._side(item)
+            if side == 1:  # by a vector: fetching has the computing in it
+                return self.speeds.node + max(computing, moving)
+            return self.speeds.node + (computing + moving if side > 1 else hypot(computing, moving))
         blocks = max(1, self._bytes(max(item.nodes, key=self._bytes)) // BLOCK_BYTES)
         return blocks * len(item.nodes) * self.speeds.node + hypot(sum(map(self._computing, item.nodes)), moving)
 
@@ -149,12 +152,12 @@ class _Program:
             each = at(outer, side) + at(inner, summed) - min(seconds for _, seconds in (*outer, *inner))
         return rule.work(shapes, node.type.bind(self.sizes)) * each
 
-    def _packs(self, node: Node) -> bool:
-        """Whether operands are copied before anything is computed, as libraries do in products of matrices."""
+    def _side(self, node: Node) -> int:
+        """The smaller side of a matrix product's result, 0 if it is none. Beyond one, libraries copy operands before they compute."""
         rule = node.op.axis_rule(tuple(i.type for i in node.inputs), node.attrs)
         if rule is None or rule.combine != "sum" or len(rule.inputs) < 2:
-            return False
-        return _sides(rule, [i.type.bind(self.sizes) for i in node.inputs])[0] > 1
+            return 0
+        return _sides(rule, [i.type.bind(self.sizes) for i in node.inputs])[0]
 
 
 def copies(nodes: Sequence[Node], sizes: Mapping[str, int]) -> set[Node]:

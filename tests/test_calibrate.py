@@ -38,7 +38,7 @@ def made_up(**changes: object) -> Speeds:
     """A machine with round numbers: 1 ns an operation, 1 GB/s from far and 100 GB/s from near, 1 ns a multiply-add."""
     profile = dict.fromkeys(("float32", "float64"), ((1.0, 1e-09), (1024.0, 1e-09)))
     memory = ((1e6, 1e-11), (1e8, 1e-9))
-    plain = Speeds(1e-6, 1e-6, 1e-5, profile, profile, {}, 1e-9, ((4.0, 1e-9), (8.0, 1e-9)), memory, memory)
+    plain = Speeds(1e-6, 1e-6, 1e-5, profile, profile, {}, 1e-9, ((4.0, 1e-9), (8.0, 1e-9)), memory, memory, memory)
     return replace(plain, **changes)  # type: ignore[arg-type]
 
 

@@ -39,7 +39,9 @@ LENGTHS = (4, 16, 64, 1024)
 FLOATS = ("float32", "float64")
 ELEMENTS = 8192
 """Of an array in cache."""
-DISTANCES = tuple(1 << k for k in (14, 16, 18, 19, 20, 21, 22, 23, 24, 25, 26))
+DISTANCES = tuple(1 << k for k in (14, 16, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27))
+WIDTH = 61
+"""Of a matrix that is read."""
 SIZES = tuple(1 << k for k in (12, 14, 16, 18, 20, 22, 24, 25, 26))
 BYTES = 1 << 22
 """Of an array that is sent to another worker."""
@@ -50,14 +52,16 @@ NODES = 200
 def calibrate(clock: Clock) -> Speeds:
     """The speeds of this process, with one thread in BLAS as in jobs."""
     with blas.threads(1), np.errstate(all="ignore"):
-        read, written = _read(clock), _written(clock)
+        read, fetched, written = _read(clock), _fetched(clock), _written(clock)
         outer = {dtype: _outer(clock, dtype) for dtype in FLOATS}
         inner = {dtype: _inner(clock, dtype) for dtype in FLOATS}
         node = _node(clock)
         operation = _operations(clock, node)
         other = operation["add/float64"][0][1]
         copied = _copied(clock)
-        return Speeds(node, _view(clock), _task(clock, node), outer, inner, operation, other, copied, read, written)
+        return Speeds(
+            node, _view(clock), _task(clock, node), outer, inner, operation, other, copied, read, fetched, written
+        )
 
 
 def exchange(clock: Clock, mesh: Mesh, ticket: int, peer: Address, first: bool) -> tuple[float, float]:
@@ -108,6 +112,19 @@ def _read(clock: Clock) -> Table:
     for size in DISTANCES:
         part = source[: size // 8]
         found.append((float(size), _timed(clock, partial(part.dot, part), LONG_SECONDS) / size))
+    return tuple(found)
+
+
+def _fetched(clock: Clock) -> Table:
+    """As `_read`, by products with a vector from either side, of rows that do not end where cache lines do, as most."""
+    source = np.ones(max(DISTANCES) // 4, np.float32)
+    right = np.ones((WIDTH, 1), np.float32)
+    found = []
+    for size in DISTANCES:
+        matrix = source[: size // 4 // WIDTH * WIDTH].reshape(-1, WIDTH)
+        left = source[: len(matrix)].reshape(-1, 1)
+        both = [_timed(clock, partial(np.matmul, *pair), LONG_SECONDS) for pair in ((matrix, right), (matrix.T, left))]
+        found.append((float(size), sum(both) / 2 / matrix.nbytes))
     return tuple(found)
 
 

@@ -22,11 +22,11 @@ Table: TypeAlias = tuple[tuple[float, float], ...]
 class Speeds:
     """Of one worker.
 
-    node: seconds of an operation beside its work; view: of a view; task: of a run of a program beside its nodes. outer, inner: by dtype, seconds
-    of a multiply-add of matrix products by the smaller side of the result, and by the length that is summed. operation: seconds
-    an operation in cache, by `key` and the length of what is combined side by side; other: of what has no entry. copied: seconds an
-    element that is copied across the order in memory, by the bytes of an element. read, written: seconds a byte by the bytes that went by since it was
-    touched last, and by the size of what is made.
+    node: seconds of an operation beside its work; view: of a view; task: of a run of a program beside its nodes. outer, inner: by
+    dtype, seconds of a multiply-add of matrix products by the smaller side of the result, and by the length that is summed.
+    operation: seconds an operation in cache, by `key` and `length`; other: of what has no entry. copied: seconds an element that is
+    copied across the order in memory, by the bytes of an element. read: seconds a byte by the bytes that went by since it was touched
+    last; fetched: the same for operands of matrix products; written: seconds a byte by the size of what is made.
     """
 
     node: float
@@ -38,6 +38,7 @@ class Speeds:
     other: float
     copied: Table
     read: Table
+    fetched: Table
     written: Table
 
 
@@ -69,7 +70,7 @@ class Measured:
 
 
 def _speeds(data: Mapping[str, Any]) -> Speeds:
-    tables = {name: _table(data[name]) for name in ("read", "written", "copied")}
+    tables = {name: _table(data[name]) for name in ("read", "fetched", "written", "copied")}
     profiles = {name: {kind: _table(t) for kind, t in data[name].items()} for name in ("outer", "inner", "operation")}
     return Speeds(**{**data, **tables, **profiles})
 
@@ -149,5 +150,6 @@ def mean(several: Sequence[Speeds]) -> Speeds:
         fmean([s.other for s in several]),
         tables([s.copied for s in several]),
         tables([s.read for s in several]),
+        tables([s.fetched for s in several]),
         tables([s.written for s in several]),
     )
