@@ -156,14 +156,19 @@ class EmbeddedService:
     def events(self, id: str, after: int = 0, wait: float = 0.0) -> list[dict[str, Any]]:
         """Some events after a number, as JSON data with their "seq"; waits for one at most so many seconds."""
         deadline, seen = time.monotonic() + wait, self._store.seen
-        record = seen.record(id)  # of a job that runs here, what happens is seen at once
-        ask = wait <= 0 or record is None or record.seq > after
+
+        def more() -> bool:
+            """Whether the store may have events that are not known here; what happens to a job that runs here is seen at once."""
+            record = seen.record(id)
+            return record is None or record.seq > after
+
+        ask = wait <= 0 or more()
         with self._changed:
             while not (found := seen.events(id, after) or (self._store.events(id, after, MAX_EVENTS) if ask else [])):
                 left = deadline - time.monotonic()
                 if left <= 0:
                     break
-                ask = not self._changed.wait(min(left, POLL_SECONDS))
+                ask = not self._changed.wait(min(left, POLL_SECONDS)) or more()
         return [{"seq": logged.seq, **event_to_json(logged.event)} for logged in found]
 
     def cancel(self, id: str) -> None:
