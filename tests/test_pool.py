@@ -16,7 +16,7 @@ from graphir.errors import JobFailed, VersionError
 from scheduler.driver import ray as driver
 from scheduler.driver.ray import RayPool
 from scheduler.local import EmbeddedService
-from workers.actor import Hello, Shell, Worker
+from workers.actor import GROUPS, Hello, Shell, Worker
 from workers.fingerprint import fingerprint
 
 pytestmark = pytest.mark.usefixtures("local_ray")
@@ -65,7 +65,7 @@ class Broken(Shell):
 
 
 def actor(shell: type[Shell]) -> Any:
-    return ray.remote(num_cpus=1, max_restarts=0, concurrency_groups={"control": 1})(shell)
+    return ray.remote(num_cpus=1, max_restarts=0, concurrency_groups=GROUPS)(shell)
 
 
 def product() -> tuple[gi.Graph, dict[str, Any]]:
