@@ -26,6 +26,11 @@ BLOCKS_A_THREAD = 4
 Kernel: TypeAlias = Callable[..., Array]
 
 
+def worth_blocks(size: int, itemsize: int) -> bool:
+    """Whether so many elements are worth being evaluated block by block."""
+    return size >= 2 * (BLOCK_BYTES // itemsize)
+
+
 class Blocked:
     """A group as one kernel: from the arrays of its inputs to those of its outputs."""
 
@@ -41,12 +46,13 @@ class Blocked:
         ]
         self._uses = [(node, [place[source] for source in dead]) for node, dead in group.uses]
         self._buffers, self._dtypes = _allocate(group, kernels)
-        self._block = BLOCK_BYTES // max(node.type.dtype.itemsize for node in place)
+        self._widest = max(node.type.dtype.itemsize for node in place)
+        self._block = BLOCK_BYTES // self._widest
         self._scratch = threading.local()
 
     def is_small(self, size: int) -> bool:
         """Whether values of so many elements are not worth being cut."""
-        return size < 2 * self._block
+        return not worth_blocks(size, self._widest)
 
     def __call__(self, *arrays: Array) -> tuple[Array, ...]:
         """The outputs, in order."""

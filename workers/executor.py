@@ -20,6 +20,7 @@ from graphir.interpret import NO_OFFSETS, require_finite
 from graphir.node import Array, Node, describe
 from graphir.types import TensorType
 from workers import backends, blas
+from workers.blocks import worth_blocks
 from workers.bound import Bound
 from workers.fuse import Item, schedule
 from workers.program import Program, compiled
@@ -47,7 +48,6 @@ class Executor:
         self._bound: OrderedDict[tuple[Any, ...], Bound] = OrderedDict()
         self._looks_at_offsets = any(n.op.offset or "graph" in n.op.attrs.values() for n in graph.nodes)
         self._forms: OrderedDict[Form, Mapping[str, int]] = OrderedDict()
-        self._compiled(fused=True)
 
     def __call__(
         self, feeds: Mapping[str, Any], *, sizes: Mapping[str, int] | None = None, check_finite: bool = False
@@ -98,6 +98,11 @@ class Executor:
                 self._forms.popitem(last=False)
         return bound.arrays, bound.sizes
 
+    def _has_large_values(self, sizes: Mapping[str, int]) -> bool:
+        """Whether fused groups would be cut into blocks; to find groups takes longer than small values need."""
+        types = {node.type for node in self.graph.nodes}
+        return any(worth_blocks(prod(type_.bind(sizes)), type_.dtype.itemsize) for type_ in types)
+
     def _compiled(self, *, fused: bool) -> Program:
         if fused not in self._programs:
             with collector.paused():
@@ -111,7 +116,8 @@ class Executor:
         if known is not None:
             self._bound.move_to_end(key)
         else:
-            program = self._compiled(fused=not check_finite)  # to look at each value, each is made
+            fused = not check_finite and self._has_large_values(sizes)  # to look at each value, each is made
+            program = self._compiled(fused=fused)
             with collector.paused():
                 known = self._bound[key] = Bound(
                     program, self._inputs, self._outputs, sizes, offsets, check_finite=check_finite
