@@ -98,11 +98,6 @@ class Executor:
                 self._forms.popitem(last=False)
         return bound.arrays, bound.sizes
 
-    def _has_large_values(self, sizes: Mapping[str, int]) -> bool:
-        """Whether fused groups would be cut into blocks; to find groups takes longer than small values need."""
-        types = {node.type for node in self.graph.nodes}
-        return any(worth_blocks(prod(type_.bind(sizes)), type_.dtype.itemsize) for type_ in types)
-
     def _compiled(self, *, fused: bool) -> Program:
         if fused not in self._programs:
             with collector.paused():
@@ -116,7 +111,7 @@ class Executor:
         if known is not None:
             self._bound.move_to_end(key)
         else:
-            fused = not check_finite and self._has_large_values(sizes)  # to look at each value, each is made
+            fused = not check_finite and _has_large_values(self.graph, sizes)  # to look at each value, each is made
             program = self._compiled(fused=fused)
             with collector.paused():
                 known = self._bound[key] = Bound(
@@ -151,7 +146,7 @@ def peak_bytes(graph: Graph, sizes: Mapping[str, int]) -> tuple[int, Node]:
     known: dict[TensorType, int] = {}
     live = highest = 0
     at = graph.nodes[0]
-    items = schedule(graph)
+    items = schedule(graph) if _has_large_values(graph, sizes) else graph.nodes
     freed = _freed(items, graph)
     for position, item in enumerate(items):
         inside = 0
@@ -164,6 +159,12 @@ def peak_bytes(graph: Graph, sizes: Mapping[str, int]) -> tuple[int, Node]:
         for source in freed.get(position, ()):
             live -= _bytes(source, sizes, known)
     return highest, at
+
+
+def _has_large_values(graph: Graph, sizes: Mapping[str, int]) -> bool:
+    """Whether fused groups would be cut into blocks; to find groups takes longer than small values need."""
+    types = {node.type for node in graph.nodes}
+    return any(worth_blocks(prod(type_.bind(sizes)), type_.dtype.itemsize) for type_ in types)
 
 
 def _freed(items: Sequence[Item], graph: Graph) -> dict[int, list[Node]]:
