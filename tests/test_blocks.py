@@ -51,8 +51,8 @@ def test_random_graphs_have_the_bits_of_the_reference(graph: gi.Graph, seed: int
         values, sizes = feeds(graph, seed), {"n": 3}
         try:
             expected = evaluate(graph, values, sizes=sizes)
-        except gi.GraphError as error:
-            with pytest.raises(type(error)):
+        except gi.GraphError:
+            with pytest.raises(gi.GraphError):  # of several that fail another one may be the first
                 Executor(graph, threads=threads)(values, sizes=sizes)
             return
         made = Executor(graph, threads=threads)(values, sizes=sizes)
