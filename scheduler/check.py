@@ -16,9 +16,10 @@ from graphir.errors import InvariantError, LimitError, PlanError
 from graphir.node import Node, describe
 from graphir.types import TensorType
 from graphir.verify import verify
-from scheduler.plan import ORDER, Plan, Read, Step, Value, local
+from scheduler.plan import ORDER, Plan, Read, Step, Value
 from scheduler.units import in_bytes
 from workers.executor import peak_bytes as program_peak
+from workers.work import local
 
 
 def check_plan(plan: Plan) -> Plan:

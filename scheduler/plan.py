@@ -19,16 +19,12 @@ from graphir.types import TensorType
 from scheduler.explain import explain
 from scheduler.picture import to_svg
 from workers.minibatch import Minibatch
+from workers.work import local
 
 Layout: TypeAlias = Literal["whole", "shard", "partial"]
 Kind: TypeAlias = Literal["map", "combine", "single"]
 ORDER: tuple[Kind, ...] = ("map", "combine", "single")
 """The kinds of step within a stage, in the order in which they run."""
-
-
-def local(dim: str) -> str:
-    """The name of a cut dimension inside the program of a step over it."""
-    return f"{dim}.local"
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,11 +18,11 @@ from graphir.graph import Graph
 from scheduler import measured
 from scheduler.cost import DEFAULT, Rates, program_seconds
 from scheduler.place import place
-from scheduler.plan import Plan, Step, local
+from scheduler.plan import Plan, Step
 from workers.route import Route
 from workers.speeds import Measured
 from workers.tree import Place, Tree
-from workers.work import EVERYWHERE, Cell, StepWork
+from workers.work import EVERYWHERE, Cell, StepWork, local
 
 _At: TypeAlias = tuple[float, int]
 

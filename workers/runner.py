@@ -22,7 +22,7 @@ from workers.iteration import Iteration, Kept
 from workers.mesh import Address, Mesh
 from workers.minibatch import Order
 from workers.route import Route
-from workers.work import Cell, Dims, Work
+from workers.work import Cell, Dims, Work, local
 
 KEPT_STATES = 3
 """Before how many calls the carried values are kept: the one under way, one queued behind it, and the last one done."""
@@ -130,8 +130,8 @@ class Runner:
         sizes, offsets = self.work.sizes, {}
         if over:
             spans = {dim: self.work.borders[dim][k : k + 2] for dim, k in zip(over, cell, strict=True)}
-            sizes = {**sizes, **{f"{dim}.local": end - begin for dim, (begin, end) in spans.items()}}
-            offsets = {f"{dim}.local": begin for dim, (begin, _) in spans.items()}
+            sizes = {**sizes, **{local(dim): end - begin for dim, (begin, end) in spans.items()}}
+            offsets = {local(dim): begin for dim, (begin, _) in spans.items()}
         self.activity.begin("computes", program, cell)
         made = self._executors[program].run(feeds, sizes, offsets, check_finite=self.work.check_finite)
         self.activity.end()

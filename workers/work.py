@@ -20,6 +20,11 @@ Cell: TypeAlias = tuple[int, ...]
 Dims: TypeAlias = tuple[str, ...]
 
 
+def local(dim: str) -> str:
+    """The name of a cut dimension inside the program of a step over it."""
+    return f"{dim}.local"
+
+
 @dataclass(frozen=True, slots=True)
 class ReadWork:
     """The program's input, the value that it reads, and the axes along which the task's slices of it are taken."""

@@ -9,9 +9,10 @@ import numpy as np
 from graphir.feeds import bind
 from graphir.interpret import run
 from graphir.node import Array
-from scheduler.plan import Plan, Read, Step, local
+from scheduler.plan import Plan, Read, Step
 from workers import blas
 from workers.tree import joined
+from workers.work import local
 
 Chunks = dict[str, int]
 """A chunk's number by dimension."""

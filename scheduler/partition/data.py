@@ -12,7 +12,8 @@ from graphir.ops.sources import input_
 from graphir.origin import Origin
 from graphir.types import TensorType
 from scheduler.partition.placement import Placement, localised, lower, place
-from scheduler.plan import Along, Kind, Plan, Read, Step, Value, local
+from scheduler.plan import Along, Kind, Plan, Read, Step, Value
+from workers.work import local
 
 JOIN = {
     "sum": arithmetic.add,
