@@ -33,8 +33,9 @@ class Rules:
     def add(self, when: str, what: str, times: int = 1, pid: int | None = None) -> Path:
         """A rule: when is "map", "combine", "single" or "kernel" (inside one)."""
         path = self.folder / f"rule-{len(list(self.folder.iterdir()))}.json"
-        path.write_text(json.dumps({"when": when, "what": what, "times": times, "pid": pid}))
-        return path
+        whole = path.with_suffix(".new")  # a worker may read it at any moment
+        whole.write_text(json.dumps({"when": when, "what": what, "times": times, "pid": pid}))
+        return whole.rename(path)
 
     def held(self) -> list[int]:
         """The processes that hold now, or did when they died."""
@@ -47,7 +48,10 @@ class Rules:
     def meet(self, when: str) -> None:
         """Go wrong, if a rule says so."""
         for path in sorted(self.folder.glob("rule-*.json")):
-            rule = json.loads(path.read_text())
+            try:
+                rule = json.loads(path.read_text())
+            except FileNotFoundError:  # taken back in between
+                continue
             if rule["when"] == when and rule["pid"] in (None, os.getpid()) and self._claim(path, rule["times"]):
                 self._obey(path, rule["what"])
 
