@@ -17,7 +17,7 @@ import numpy as np
 
 import graphir as gi
 from benchmarks import jobs
-from scheduler.cost import DEFAULT, Rates
+from graphir.partition.cost import DEFAULT, Rates
 from scheduler.pipeline import compile
 from scheduler.place import place, ranks_for
 from scheduler.simulate import Cluster, simulate

@@ -36,6 +36,16 @@ def dim(value: object) -> Dim:
     return int(number)
 
 
+def local(name: str) -> str:
+    """The name of a cut dimension inside the program of a step over it: the size of one chunk."""
+    return f"{name}.local"
+
+
+def is_local(name: str) -> bool:
+    """Whether a name is that of one chunk's size."""
+    return name.endswith(".local")
+
+
 def add(a: Dim, b: Dim) -> Dim:
     """a + b"""
     if isinstance(a, int) and isinstance(b, int):

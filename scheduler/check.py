@@ -14,12 +14,11 @@ from graphir import dims
 from graphir.axes import COMBINES
 from graphir.errors import InvariantError, LimitError, PlanError
 from graphir.node import Node, describe
+from graphir.partition.plan import ORDER, Plan, Read, Step, Value
 from graphir.types import TensorType
+from graphir.units import in_bytes
 from graphir.verify import verify
-from scheduler.plan import ORDER, Plan, Read, Step, Value
-from scheduler.units import in_bytes
 from workers.executor import peak_bytes as program_peak
-from workers.work import local
 
 
 def check_plan(plan: Plan) -> Plan:
@@ -97,7 +96,7 @@ def _check_step(plan: Plan, step: Step, ready: set[str]) -> None:
         _check_write(plan, step, plan.values[name])
     if step.kind == "combine":
         _check_combine(plan, step)
-    others = {local(dim) for dim in plan.cuts if dim not in step.over}
+    others = {dims.local(dim) for dim in plan.cuts if dim not in step.over}
     strange = [node for node in step.program.nodes if any(others & dims.names(d) for d in node.type.shape)]
     _require(not strange, f"a local size occurs outside a map step over its dimension, in {strange[:1]}")
 
@@ -115,7 +114,7 @@ def _read_type(plan: Plan, step: Step, read: Read) -> TensorType:
         _require(free, f"slices along {dim!r} are taken of the {value.layout} value {value.id}")
         good = axis < len(shape) and dims.is_multiple_of(shape[axis], dim)
         _require(good, f"axis {axis} of {value.id}, {value.type}, is not along {dim!r}")
-        shape[axis] = dims.rename(shape[axis], {dim: local(dim)})
+        shape[axis] = dims.rename(shape[axis], {dim: dims.local(dim)})
     return value.type.with_shape(tuple(shape))
 
 
@@ -168,7 +167,7 @@ def check_memory(plan: Plan, limit: int) -> Plan:
 
 def fitting_chunk(plan: Plan, limit: int) -> dict[str, int] | None:
     """The largest chunks with which each step would fit, found by bisection, one dimension after the other; None if none would."""
-    rows = {dim: plan.widest([dim])[local(dim)] for dim in plan.cuts}
+    rows = {dim: plan.widest([dim])[dims.local(dim)] for dim in plan.cuts}
     for dim in plan.cuts:
         if _fits(plan, {**rows, dim: 1}, limit):
             fits, over = 1, rows[dim]
@@ -181,11 +180,11 @@ def fitting_chunk(plan: Plan, limit: int) -> dict[str, int] | None:
 
 
 def _fits(plan: Plan, rows: Mapping[str, int], limit: int) -> bool:
-    sizes = {**plan.sizes, **{local(dim): size for dim, size in rows.items()}}
+    sizes = {**plan.sizes, **{dims.local(dim): size for dim, size in rows.items()}}
     return all(program_peak(step.program, sizes)[0] <= limit for step in plan.steps)
 
 
 def _least(plan: Plan) -> list[tuple[int, Node]]:
     """What each step needs in chunks of one row, and the node at which it does."""
-    sizes = {**plan.sizes, **{local(dim): 1 for dim in plan.cuts}}
+    sizes = {**plan.sizes, **{dims.local(dim): 1 for dim in plan.cuts}}
     return [program_peak(step.program, sizes) for step in plan.steps]

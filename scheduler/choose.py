@@ -14,15 +14,15 @@ from math import prod
 from graphir import dims
 from graphir.errors import PlanError
 from graphir.graph import Graph
-from scheduler.cost import value_bytes
+from graphir.partition.cost import value_bytes
+from graphir.partition.data import borders, partition
+from graphir.partition.divide import divide
+from graphir.partition.plan import Plan
+from graphir.partition.refine import refine
+from graphir.units import in_bytes, in_seconds
 from scheduler.memory import peak_bytes
-from scheduler.partition.data import borders, partition
-from scheduler.partition.divide import divide
-from scheduler.partition.refine import refine
 from scheduler.place import place, ranks_for
-from scheduler.plan import Plan
 from scheduler.simulate import Cluster, Forecast, simulate
-from scheduler.units import in_bytes, in_seconds
 
 BESIDE = 8
 MOST = 8

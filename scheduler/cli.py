@@ -17,8 +17,8 @@ import numpy as np
 import graphir as gi
 from graphir import tensors
 from graphir.errors import GraphError, JobCancelled, JobFailed
+from graphir.partition.cost import DEFAULT, Rates
 from scheduler import demo as digits_demo
-from scheduler.cost import DEFAULT, Rates
 from scheduler.driver.calibration import kept, summary
 from scheduler.driver.calibration import path as path_of
 from scheduler.outlook import described

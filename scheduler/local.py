@@ -24,6 +24,8 @@ from graphir.dataset import Dataset
 from graphir.errors import GraphError, ServiceUnavailable
 from graphir.graph import Graph
 from graphir.node import Array
+from graphir.partition.minibatch import Minibatch
+from graphir.partition.plan import Plan
 from scheduler.accept import bytes_of, check_options, ready, sizes_of
 from scheduler.driver.calibration import calibrate, keep, kept
 from scheduler.driver.inline import InlinePool
@@ -42,10 +44,8 @@ from scheduler.job.store import Store
 from scheduler.job.values import Values
 from scheduler.limits import AT_ONCE, MAX_EVENTS, MAX_GRAPH_NODES, MAX_GRAPHS
 from scheduler.outlook import with_outlook
-from scheduler.plan import Plan
 from scheduler.plans import Plans
 from workers.fingerprint import fingerprint
-from workers.minibatch import Minibatch
 from workers.speeds import Measured
 
 POLL_SECONDS = 0.5

@@ -24,9 +24,6 @@ from workers.blocks import BLOCK_BYTES
 from workers.fuse import Item, schedule
 from workers.speeds import Measured, Speeds, at, key, length
 
-LOCAL = ".local"
-"""What the name of a size ends in that is a chunk's own."""
-
 
 def program_seconds(program: Graph, sizes: Mapping[str, int], measured: Measured, busy: int, tasks: int = 1) -> float:
     """One run of a program where so many workers of a machine are busy, each with `tasks` such runs an iteration."""
@@ -102,7 +99,7 @@ class _Program:
 
     def _first(self, source: Node, around: int) -> int:
         """What goes by between two uses of an input: of a chunk of its own, all tasks of an iteration."""
-        own = any(name.endswith(LOCAL) for d in source.type.shape for name in dims.names(d))
+        own = any(dims.is_local(name) for d in source.type.shape for name in dims.names(d))
         return around * (self.tasks if own else 1)
 
     def _touched(self, item: Item) -> int:

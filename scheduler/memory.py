@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from math import prod
 
-from scheduler.plan import Plan, Step
+from graphir.partition.minibatch import Minibatch
+from graphir.partition.plan import Plan, Step
 from workers.executor import peak_bytes as program_peak
-from workers.minibatch import Minibatch
 from workers.route import Route
 from workers.runner import KEPT_STATES
 from workers.work import Work

@@ -3,12 +3,12 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
-from scheduler.cost import DEFAULT, Rates
+from graphir.partition.cost import DEFAULT, Rates
+from graphir.partition.plan import Plan
+from graphir.units import in_bytes, in_seconds
 from scheduler.memory import peak_bytes
 from scheduler.place import place, ranks_for
-from scheduler.plan import Plan
 from scheduler.simulate import Cluster, Forecast, simulate
-from scheduler.units import in_bytes, in_seconds
 from workers.speeds import Measured
 from workers.work import EVERYWHERE
 

@@ -7,12 +7,12 @@ from graphir import collector
 from graphir.custom import without_markers
 from graphir.errors import PlanError
 from graphir.graph import Graph
+from graphir.partition.data import partition
+from graphir.partition.divide import divide
+from graphir.partition.plan import Plan
 from graphir.simplify import simplify
 from scheduler.check import check_memory, check_plan
 from scheduler.choose import choose
-from scheduler.partition.data import partition
-from scheduler.partition.divide import divide
-from scheduler.plan import Plan
 
 
 def compile(

@@ -10,8 +10,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 from math import ceil, log2
 
-from scheduler.cost import DEFAULT, program_seconds, value_bytes
-from scheduler.plan import Plan, Value
+from graphir.partition.cost import DEFAULT, program_seconds, value_bytes
+from graphir.partition.plan import Plan, Value
 from workers.route import Route
 from workers.work import EVERYWHERE, ReadWork, StepWork, Work
 

@@ -5,13 +5,13 @@ from dataclasses import replace
 from typing import Any
 
 from graphir.graph import Graph
-from scheduler.cost import program_seconds
+from graphir.partition.cost import program_seconds
+from graphir.partition.data import CHUNKS
+from graphir.partition.minibatch import Minibatch
+from graphir.partition.plan import Plan
 from scheduler.job.recent import Recent
 from scheduler.limits import MAX_PLAN_NODES, MAX_PLANS
-from scheduler.partition.data import CHUNKS
 from scheduler.pipeline import compile
-from scheduler.plan import Plan
-from workers.minibatch import Minibatch
 
 CHUNK_SECONDS = 2e-3
 """What a chunk of a batch should take at least by estimate, unless the caller says how large chunks are."""

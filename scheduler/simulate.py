@@ -14,15 +14,16 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from graphir import dims
 from graphir.graph import Graph
+from graphir.partition.cost import DEFAULT, Rates, program_seconds
+from graphir.partition.plan import Plan, Step
 from scheduler import measured
-from scheduler.cost import DEFAULT, Rates, program_seconds
 from scheduler.place import place
-from scheduler.plan import Plan, Step
 from workers.route import Route
 from workers.speeds import Measured
 from workers.tree import Place, Tree
-from workers.work import EVERYWHERE, Cell, StepWork, local
+from workers.work import EVERYWHERE, Cell, StepWork
 
 _At: TypeAlias = tuple[float, int]
 
@@ -164,15 +165,15 @@ class _Clocks:
     def _combine(self, step: Step, placed: StepWork) -> None:
         value, size = step.reads[0].value, self.plan.block_bytes(step.writes[0])
         along = step.along or ""
-        join = self._seconds(step, tuple(self.plan.widest([dim])[local(dim)] for dim in step.over))
+        join = self._seconds(step, tuple(self.plan.widest([dim])[dims.local(dim)] for dim in step.over))
         own = {rank: dict(self.route.trees(rank, value, along)) for rank in range(self.cluster.ranks)}
-        dims = self.plan.values[value].dims
-        counts = np.diff(np.array([self.route.range(rank, dims) for rank in own]), axis=1)[:, 0]
+        over = self.plan.values[value].dims
+        counts = np.diff(np.array([self.route.range(rank, over) for rank in own]), axis=1)[:, 0]
         parts = np.array([sum(map(len, cells.values())) for cells in own.values()])
         local_joins = np.maximum(0, counts - parts) * join * self.factor
         self.now += local_joins
         self.busy += local_joins
-        self.tasks += self.plan.cells(dims) - self.plan.cells(step.over)
+        self.tasks += self.plan.cells(over) - self.plan.cells(step.over)
         if placed.at == EVERYWHERE:
             self._exchange({rank: cells.get((), ()) for rank, cells in own.items()}, size, join)
             self.made[step.writes[0]] = EVERYWHERE, 0.0
@@ -248,12 +249,12 @@ class _Clocks:
         if (rank, value) in self.collected or value not in self.route.makers:
             return
         self.collected.add((rank, value))
-        dims = self.plan.values[value].dims
-        if not dims or not (rank in self.route.gathers.get(value, ()) or value in self.route.needs):
+        over = self.plan.values[value].dims
+        if not over or not (rank in self.route.gathers.get(value, ()) or value in self.route.needs):
             return
         size = self.plan.block_bytes(value)
         for cell in self.route.wanted(rank, value):
-            owner = self.route.owner(dims, cell)
+            owner = self.route.owner(over, cell)
             if owner != rank:
                 self.now[rank] = max(self.now[rank], self._send(owner, float(self.now[owner]), size))
 
@@ -285,5 +286,5 @@ class _Clocks:
 
     def _seconds(self, step: Step, widths: tuple[int, ...]) -> float:
         """One run of the program on a cell with chunks of these widths."""
-        sizes = {**self.plan.sizes, **{local(dim): width for dim, width in zip(step.over, widths, strict=True)}}
+        sizes = {**self.plan.sizes, **{dims.local(dim): width for dim, width in zip(step.over, widths, strict=True)}}
         return self.cluster.seconds(step.program, sizes, max(1, self.plan.cells(step.over) // self.cluster.ranks))

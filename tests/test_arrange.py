@@ -303,8 +303,8 @@ def test_running_products_with_zeros_have_exact_derivatives_of_second_order(x: A
 
 
 def test_cut_evaluation_equals_the_whole() -> None:
+    from graphir.partition.data import partition
     from scheduler.driver.local import run_plan
-    from scheduler.partition.data import partition
 
     x, v, m = gi.input("x", ("n",)), gi.input("v", (4,)), gi.input("m", ("n", 5))
     (slope,) = gi.grad(gi.sum(gi.cumulative_prod(m, axis=1)), [m])

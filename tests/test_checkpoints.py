@@ -10,8 +10,8 @@ import pytest
 import graphir as gi
 from graphir.control.schedule import forward_steps, reversal
 from graphir.interpret import BoundBody
+from graphir.partition.data import partition
 from scheduler.driver.local import run_plan
-from scheduler.partition.data import partition
 
 T, N, H = 17, 6, 4
 RNG = np.random.default_rng(5)

@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 
 import graphir as gi
 from graphir.node import Node
+from graphir.partition import dag, divide
+from graphir.partition.dag import PART_SECONDS, Weights, split
+from graphir.partition.data import partition
 from scheduler.check import check_plan
 from scheduler.driver.local import run_plan
-from scheduler.partition import dag, divide
-from scheduler.partition.dag import PART_SECONDS, Weights, split
-from scheduler.partition.data import partition
 from scheduler.pipeline import compile
 from scheduler.place import place, ranks_for
 from tests.random_graphs import N as SIZE

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 import graphir as gi
+from graphir.partition.plan import Plan
 from scheduler.outlook import with_outlook
 from scheduler.pipeline import compile
-from scheduler.plan import Plan
 from tests.test_dag import small_parts, wide, with_gradient
 
 HERE = Path(__file__).name

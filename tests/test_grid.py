@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import graphir as gi
+from graphir.partition.data import partition
+from graphir.partition.plan import Plan
+from graphir.partition.refine import refine
 from scheduler.check import check_plan
 from scheduler.driver.local import run_plan
-from scheduler.partition.data import partition
-from scheduler.partition.refine import refine
-from scheduler.plan import Plan
 from scheduler.simulate import Cluster, simulate
 from tests.test_partition import with_gradients
 from tests.test_ranks import Ranks

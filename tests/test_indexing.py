@@ -118,7 +118,7 @@ def test_named_sizes() -> None:
 
 def test_picking_is_cut_along_the_positions() -> None:
     """What is picked by each row's own positions is cut by rows, so that a loss of it maps over chunks."""
-    from scheduler.partition.data import partition
+    from graphir.partition.data import partition
 
     x, t, k = gi.input("x", (7, 4)), gi.input("t", ("n",), "int64"), gi.input("k", ("n",), "int64")
     (slope,) = gi.grad(gi.sum(x[t, k] ** 2), [x])

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import graphir as gi
+from graphir.partition.data import partition
 from scheduler.driver.local import run_plan
-from scheduler.partition.data import partition
 
 jax.config.update("jax_enable_x64", True)
 la = gi.linalg

@@ -18,6 +18,7 @@ from scipy import stats
 import graphir as gi
 from graphir.client import Client, Job, connect
 from graphir.errors import GraphError, JobFailed, ShapeError
+from graphir.partition.minibatch import Minibatch, Order, permutation
 from scheduler.driver.inline import InlinePool
 from scheduler.driver.local import run_plan
 from scheduler.driver.ray import RayPool
@@ -28,7 +29,6 @@ from scheduler.pipeline import compile
 from scheduler.place import place
 from workers.data import Source
 from workers.feed import Feed
-from workers.minibatch import Minibatch, Order, permutation
 from workers.route import Route
 
 ROWS, BATCH, STEPS, SEED = 53, 8, 15, 11

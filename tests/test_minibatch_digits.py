@@ -12,8 +12,8 @@ from click.testing import CliRunner
 
 import graphir as gi
 from graphir import tensors
+from graphir.partition.minibatch import permutation
 from scheduler.cli import cli
-from workers.minibatch import permutation
 
 ROOT = Path(__file__).resolve().parent.parent
 

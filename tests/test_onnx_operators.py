@@ -10,9 +10,9 @@ import pytest
 from onnx import parser
 
 import graphir as gi
+from graphir.partition.data import partition
 from scheduler.check import check_plan
 from scheduler.driver.local import run_plan
-from scheduler.partition.data import partition
 
 onnxruntime.set_default_logger_severity(4)
 RNG = np.random.default_rng(11)

@@ -18,8 +18,8 @@ from graphir.node import REGISTRY, Node, Op, make
 from graphir.ops.arithmetic import multiply
 from graphir.ops.layout import reduce_sum
 from graphir.ops.sources import input_, literal
+from graphir.partition.data import JOIN
 from graphir.reverse import backward, carries
-from scheduler.partition.data import JOIN
 
 CASES = [
     pytest.param(op, example, id=f"{op.name}-{k}")

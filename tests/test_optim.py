@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 import graphir as gi
 from graphir.client import connect
 from graphir.errors import AttributeValueError, DisconnectedError, DTypeError, GraphError, InvariantError, ShapeError
+from graphir.partition.data import partition
 from scheduler.driver.local import run_plan
-from scheduler.partition.data import partition
 
 optim = gi.optim
 RNG = np.random.default_rng(11)

@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import graphir as gi
+from graphir.partition.data import partition
+from graphir.partition.plan import Along, Plan, Read
 from scheduler.check import check_plan
 from scheduler.driver.local import run_plan
-from scheduler.partition.data import partition
 from scheduler.pipeline import compile
-from scheduler.plan import Along, Plan, Read
 from workers.tree import Tree, chunk_owner, chunk_range, joined, subtrees
 
 N = 11

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 import graphir as gi
-from scheduler import palette, picture
+from graphir.partition import palette, picture
+from graphir.partition.plan import Plan
+from graphir.units import in_bytes
 from scheduler.pipeline import compile
-from scheduler.plan import Plan
-from scheduler.units import in_bytes
 from tests.test_dag import small_parts, wide, with_gradient
 from tests.test_partition import GRAPHS, N
 

@@ -16,8 +16,8 @@ from scipy import stats
 import graphir as gi
 from graphir.onnx import exporter
 from graphir.ops.random import philox
+from graphir.partition.data import partition
 from scheduler.driver.local import run_plan
-from scheduler.partition.data import partition
 
 random = gi.random
 SEEDS = st.integers(0, 2**128 - 1)

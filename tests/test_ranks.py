@@ -15,11 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import graphir as gi
+from graphir.partition.plan import Plan
 from scheduler.driver.local import run_plan
 from scheduler.driver.pool import put_together, wanted
 from scheduler.pipeline import compile
 from scheduler.place import place, ranks_for
-from scheduler.plan import Plan
 from tests.test_partition import GRAPHS, N, feeds_for
 from workers import blas
 from workers.iteration import Kept

@@ -7,8 +7,8 @@ import pytest
 
 import graphir as gi
 from graphir.cost import operations
+from graphir.partition.data import partition
 from scheduler.driver.local import run_plan
-from scheduler.partition.data import partition
 from workers.executor import Executor
 
 jax.config.update("jax_enable_x64", True)

@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from graphir.partition.plan import Plan
 from scheduler.driver.inline import InlinePool
 from scheduler.memory import peak_bytes
 from scheduler.outlook import with_outlook
 from scheduler.pipeline import compile
 from scheduler.place import place
-from scheduler.plan import Plan
 from scheduler.simulate import Cluster, simulate
 from tests.test_dag import small_parts, wide, with_gradient
 from tests.test_partition import GRAPHS, N, feeds_for

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 import graphir as gi
+from graphir import dims
 from graphir.cost import node_operations
 from graphir.errors import GraphError
 from graphir.graph import Graph
@@ -277,7 +278,7 @@ def _chain(clock: Clock, value: gi.Expr) -> float:
 def _task(clock: Clock, node: float) -> float:
     """Seconds of a run of a program in a job, beside its nodes: a sum of small chunks."""
     chunks = 32
-    x = input_(name="x", dtype="float64", shape=("n.local",))
+    x = input_(name="x", dtype="float64", shape=(dims.local("n"),))
     left, right = (input_(name=name, dtype="float64", shape=()) for name in ("left", "right"))
     programs = [Graph({"p": gi.sum(gi.Expr(x))}), Graph({"s": arithmetic.add(left, right)})]
     steps = (

@@ -8,8 +8,8 @@ import numpy as np
 
 from graphir.dataset import Dataset
 from graphir.node import Array
+from graphir.partition.minibatch import Minibatch
 from workers.data import Source, open_source
-from workers.minibatch import Minibatch
 
 
 class Feed:

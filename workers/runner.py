@@ -11,18 +11,19 @@ from typing import Any
 
 import numpy as np
 
+from graphir import dims
 from graphir.dataset import Dataset
 from graphir.graph import Graph
 from graphir.node import Array
+from graphir.partition.minibatch import Order
 from workers import blas
 from workers.activity import Activity
 from workers.executor import Executor
 from workers.feed import Feed, part
 from workers.iteration import Iteration, Kept
 from workers.mesh import Address, Mesh
-from workers.minibatch import Order
 from workers.route import Route
-from workers.work import Cell, Dims, Work, local
+from workers.work import Cell, Dims, Work
 
 KEPT_STATES = 3
 """Before how many calls the carried values are kept: the one under way, one queued behind it, and the last one done."""
@@ -130,8 +131,8 @@ class Runner:
         sizes, offsets = self.work.sizes, {}
         if over:
             spans = {dim: self.work.borders[dim][k : k + 2] for dim, k in zip(over, cell, strict=True)}
-            sizes = {**sizes, **{local(dim): end - begin for dim, (begin, end) in spans.items()}}
-            offsets = {local(dim): begin for dim, (begin, _) in spans.items()}
+            sizes = {**sizes, **{dims.local(dim): end - begin for dim, (begin, end) in spans.items()}}
+            offsets = {dims.local(dim): begin for dim, (begin, _) in spans.items()}
         self.activity.begin("computes", program, cell)
         made = self._executors[program].run(feeds, sizes, offsets, check_finite=self.work.check_finite)
         self.activity.end()

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from math import prod
 from typing import TypeAlias
 
-from workers.minibatch import Minibatch
+from graphir.partition.minibatch import Minibatch
 
 EVERYWHERE = -1
 """The rank of a step that every rank performs for itself."""
@@ -18,11 +18,6 @@ EVERYWHERE = -1
 Cell: TypeAlias = tuple[int, ...]
 """The numbers of the chunks along the dimensions of a step or value; () for what is whole."""
 Dims: TypeAlias = tuple[str, ...]
-
-
-def local(dim: str) -> str:
-    """The name of a cut dimension inside the program of a step over it."""
-    return f"{dim}.local"
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import ray
 
-from scheduler.cost import DEFAULT
+from graphir.partition.cost import DEFAULT
 from scheduler.driver.ray import RayPool
 from workers.speeds import Measured, mean
 

@@ -4,10 +4,10 @@ from collections.abc import Callable, Collection, Mapping
 
 from graphir.errors import GraphError
 from graphir.node import Array
+from graphir.partition.plan import Plan
 from scheduler.driver.pool import Feeds, Interrupted, check_kernels, never, put_together, task_error, wanted
 from scheduler.job.events import Assembled, Event
 from scheduler.place import place
-from scheduler.plan import Plan
 from workers.fingerprint import fingerprint
 from workers.iteration import Kept
 from workers.runner import Runner, Stopped

@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 
+from graphir import dims
 from graphir.feeds import bind
 from graphir.interpret import run
 from graphir.node import Array
-from scheduler.plan import Plan, Read, Step
+from graphir.partition.plan import Plan, Read, Step
 from workers import blas
 from workers.tree import joined
-from workers.work import local
 
 Chunks = dict[str, int]
 """A chunk's number by dimension."""
@@ -64,7 +64,7 @@ class _Run:
         return {target: joined(count, leaves, join)}
 
     def _evaluate(self, step: Step, arrays: dict[str, Array], chunks: Chunks) -> dict[str, Array]:
-        spans = {local(dim): self.plan.borders[dim][k : k + 2] for dim, k in chunks.items()}
+        spans = {dims.local(dim): self.plan.borders[dim][k : k + 2] for dim, k in chunks.items()}
         sizes = {**self.plan.sizes, **{name: end - begin for name, (begin, end) in spans.items()}}
         offsets = {name: begin for name, (begin, _) in spans.items()}
         made = run(step.program, arrays, sizes, offsets, check_finite=self.check_finite)

@@ -16,6 +16,7 @@ import numpy as np
 from graphir import tensors
 from graphir.errors import GraphError
 from graphir.node import Array
+from graphir.partition.plan import Plan
 from scheduler.driver.pool import Feeds, Interrupted, Pool, TaskError, WorkerDied, task_error
 from scheduler.job.events import (
     Checkpointed,
@@ -40,7 +41,6 @@ from scheduler.job.seen import Record
 from scheduler.job.state import Job, Status
 from scheduler.job.store import Store
 from scheduler.job.values import Values
-from scheduler.plan import Plan
 
 Clock = Callable[[], float]
 ASK_SECONDS = 0.25

@@ -12,8 +12,8 @@ from typing import Protocol, TypeAlias
 from graphir.dataset import Dataset
 from graphir.errors import FingerprintError
 from graphir.node import Array
+from graphir.partition.plan import Plan
 from scheduler.job.events import Event, is_deterministic
-from scheduler.plan import Plan
 from workers.fingerprint import Fingerprint
 from workers.iteration import Kept, joined_blocks
 

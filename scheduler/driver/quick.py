@@ -17,13 +17,13 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayError, WorkerCrash
 
 from graphir.graph import Graph
 from graphir.node import Array
-from scheduler.cost import DEFAULT, program_seconds
+from graphir.partition.cost import DEFAULT, program_seconds
+from graphir.partition.plan import Plan, Step
 from scheduler.driver.calls import ANSWER_SECONDS, ASK_SECONDS, HANG_SECONDS, cause, last_words
 from scheduler.driver.members import Assignment, Member
 from scheduler.driver.pool import Feeds, Interrupted, WorkerDied, put_together, task_error, wanted
 from scheduler.job.events import Assembled, Event
 from scheduler.place import place
-from scheduler.plan import Plan, Step
 from workers.actor import UNKNOWN, Setup
 from workers.work import Work
 

@@ -23,6 +23,7 @@ from ray.exceptions import GetTimeoutError, RayActorError
 from graphir import wire
 from graphir.errors import ServiceUnavailable, VersionError
 from graphir.graph import Graph
+from graphir.partition.plan import Plan
 from scheduler.driver.calls import ASK_SECONDS
 from scheduler.driver.head import OwnRay
 from scheduler.driver.members import PROGRAMS, Assignment, Member, greeted
@@ -30,7 +31,6 @@ from scheduler.driver.pool import Feeds, Session, never
 from scheduler.driver.quick import Quick, QuickSession
 from scheduler.driver.session import RaySession
 from scheduler.driver.turns import Turns
-from scheduler.plan import Plan
 from workers.actor import Worker
 from workers.mesh import host
 

@@ -15,6 +15,8 @@ from ray.exceptions import RayActorError, RayError, WorkerCrashedError
 from graphir.dataset import Dataset
 from graphir.errors import LimitError
 from graphir.node import Array
+from graphir.partition.plan import Plan
+from graphir.units import in_bytes
 from scheduler.driver.calls import ANSWER_SECONDS, Call, Calls, MadeWay, RankFailed, cause, followed, last_words
 from scheduler.driver.members import Assignment, Member
 from scheduler.driver.overseer import Straggler
@@ -22,8 +24,6 @@ from scheduler.driver.pool import Feeds, TaskError, WorkerDied, put_together, ta
 from scheduler.job.events import Assembled, Event, Straggled
 from scheduler.memory import peak_bytes
 from scheduler.place import place, ranks_for
-from scheduler.plan import Plan
-from scheduler.units import in_bytes
 from workers.actor import Setup
 from workers.iteration import Kept
 from workers.mesh import PeerLost

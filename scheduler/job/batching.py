@@ -10,8 +10,8 @@ from typing import Any
 from graphir import dims
 from graphir.errors import ShapeError
 from graphir.graph import Graph
+from graphir.partition.minibatch import Minibatch
 from scheduler.job.spec import IN_ORDER, MAX_SEED, SpecError
-from workers.minibatch import Minibatch
 
 
 def minibatch(

@@ -14,9 +14,9 @@ from graphir.graph import Graph
 from graphir.node import Node, made_by
 from graphir.ops.sources import input_
 from graphir.origin import Origin
-from scheduler.partition.data import borders, mark_of, partition
-from scheduler.partition.placement import axis_along, scales_with
-from scheduler.plan import ORDER, Along, Kind, Plan, Read, Step, Value
+from graphir.partition.data import borders, mark_of, partition
+from graphir.partition.placement import axis_along, scales_with
+from graphir.partition.plan import ORDER, Along, Kind, Plan, Read, Step, Value
 
 
 def refine(plan: Plan, cut: str, chunk: int | None = None, *, remake: bool = False) -> Plan:

@@ -11,9 +11,9 @@ from graphir import dims
 from graphir.axes import AxisRule
 from graphir.graph import Graph
 from graphir.node import Node, describe, make
+from graphir.partition.plan import Layout
 from graphir.types import TensorType
 from graphir.walk import rebuild
-from scheduler.plan import Layout
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,10 +12,10 @@ from graphir.graph import Graph
 from graphir.node import Node, made_by
 from graphir.ops.sources import input_
 from graphir.origin import Origin
-from scheduler.cost import Estimate
-from scheduler.partition.dag import PART_SECONDS, Weights, consumers, split
-from scheduler.partition.data import mark_of
-from scheduler.plan import Plan, Read, Step, Value
+from graphir.partition.cost import Estimate
+from graphir.partition.dag import PART_SECONDS, Weights, consumers, split
+from graphir.partition.data import mark_of
+from graphir.partition.plan import Plan, Read, Step, Value
 
 
 def divide(plan: Plan) -> Plan:

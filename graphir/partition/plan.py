@@ -15,11 +15,10 @@ from typing import Literal, TypeAlias
 
 from graphir import dims
 from graphir.graph import Graph
+from graphir.partition.explain import explain
+from graphir.partition.minibatch import Minibatch
+from graphir.partition.picture import to_svg
 from graphir.types import TensorType
-from scheduler.explain import explain
-from scheduler.picture import to_svg
-from workers.minibatch import Minibatch
-from workers.work import local
 
 Layout: TypeAlias = Literal["whole", "shard", "partial"]
 Kind: TypeAlias = Literal["map", "combine", "single"]
@@ -68,7 +67,7 @@ class Value:
         shape = list(self.type.shape)
         for dim, axis in self.axes.items():
             if dim in over:
-                shape[axis] = dims.rename(shape[axis], {dim: local(dim)})
+                shape[axis] = dims.rename(shape[axis], {dim: dims.local(dim)})
         return self.type.with_shape(tuple(shape))
 
 
@@ -150,7 +149,7 @@ class Plan:
 
     def widest(self, over: Iterable[str]) -> dict[str, int]:
         """All sizes, and those of the largest chunk along some dimensions."""
-        return {**self.sizes, **{local(dim): _widest(self.borders[dim]) for dim in over}}
+        return {**self.sizes, **{dims.local(dim): _widest(self.borders[dim]) for dim in over}}
 
     def block_bytes(self, id: str) -> int:
         """The bytes of a value's largest block."""

@@ -10,10 +10,9 @@ from graphir.node import Node, made_by
 from graphir.ops import arithmetic, select, transcendental
 from graphir.ops.sources import input_
 from graphir.origin import Origin
+from graphir.partition.placement import Placement, localised, lower, place
+from graphir.partition.plan import Along, Kind, Plan, Read, Step, Value
 from graphir.types import TensorType
-from scheduler.partition.placement import Placement, localised, lower, place
-from scheduler.plan import Along, Kind, Plan, Read, Step, Value
-from workers.work import local
 
 JOIN = {
     "sum": arithmetic.add,
@@ -125,7 +124,7 @@ class _Builder:
 
     def __init__(self, graph: Graph, placed: dict[Node, Placement], cut: str, remake: bool) -> None:
         self.graph, self.placed, self.cut, self.remake = graph, placed, cut, remake
-        self.renaming = {cut: local(cut)}
+        self.renaming = {cut: dims.local(cut)}
         self.mark = mark_of(graph.inputs)
         self.names = {node: f"{self.mark}{k}" for k, node in enumerate(graph.nodes)}
         self.wholes = {node: f"{name}.whole" for node, name in self.names.items()}

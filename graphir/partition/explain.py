@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from scheduler.units import in_bytes
+from graphir.units import in_bytes
 
 if TYPE_CHECKING:
-    from scheduler.plan import Plan, Step
+    from graphir.partition.plan import Plan, Step
 
 MOST, INPUTS = 100, 20
 """How many steps and inputs are told one by one."""

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from graphir import draw
 from graphir.node import Node
-from scheduler.explain import heading
-from scheduler.palette import STYLE
-from scheduler.units import in_bytes
+from graphir.partition.explain import heading
+from graphir.partition.palette import STYLE
+from graphir.units import in_bytes
 
 if TYPE_CHECKING:
-    from scheduler.plan import Plan, Step
+    from graphir.partition.plan import Plan, Step
 
 LARGEST = 300
 """Most nodes that are drawn one by one."""
