@@ -34,8 +34,8 @@ types: $(VENV)/.stamp-dev  ## types: mypy, strict
 layers: $(VENV)/.stamp-dev  ## who imports whom: import-linter
 	$(BIN)/lint-imports --no-logo
 
-test-all: $(VENV)/.stamp-dev  ## every test, the slow ones too
-	$(BIN)/python -m pytest
+test-all: $(VENV)/.stamp-dev  ## every test, the slow ones too, with new random examples each time
+	$(BIN)/python -m pytest --hypothesis-profile=exploring
 
 # The two variables change which kernels OpenBLAS picks, and with them the figures.
 bench: $(VENV)/.stamp-dev  ## measure; prints tables and writes docs/performance.md

@@ -76,7 +76,7 @@ class Layouts:
             return True, True
         if name in _SAME_ORDER:
             return False, inputs[0][1]
-        if name in ("reshape", "stop_gradient") or (name == "cast" and node.type == node.inputs[0].type):
+        if name in ("reshape", "stop_gradient", "bitcast") or (name == "cast" and node.type == node.inputs[0].type):
             return inputs[0]
         if node.op.axes is elementwise_axes:  # a new array, whose axes are ordered as the inputs' are
             ordered = all(row_major for _, row_major in inputs)

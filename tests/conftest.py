@@ -5,8 +5,10 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import HealthCheck, settings
 
-settings.register_profile("shared-machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("shared-machine")
+SLOW_MACHINES = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("exploring", SLOW_MACHINES)
+settings.register_profile("repeatable", SLOW_MACHINES, derandomize=True)
+settings.load_profile("repeatable")  # one commit has one result; `make test-all` looks elsewhere each time
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,7 @@ from graphir.graph import Graph
 from graphir.interpret import evaluate
 from graphir.node import Node, _Fields, made_by
 from graphir.ops import arithmetic as a
+from graphir.ops.bits import bitcast
 from graphir.ops.contraction import einsum, matmul
 from graphir.ops.indexing import take
 from graphir.ops.layout import broadcast, concat, fill_like, flip, permute, place, reduce_sum, reshape, slice_
@@ -77,6 +78,13 @@ def test_what_is_said_to_be_contiguous_is(graph: Graph, seed: int) -> None:
         return
     for name, node in compact.outputs.items():
         assert values[name].flags.c_contiguous or not layouts.compact(node), node
+
+
+def test_the_same_bits_read_as_another_type_lie_as_they_lay() -> None:
+    column = gi.input("x", (3, 1), "int64")
+    spread = gi.broadcast_to(column, (3, 4))
+    assert not Layouts().compact(bitcast(spread.node, dtype="float64"))
+    assert Layouts().compact(bitcast(column.node, dtype="float64"))
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "int32", "uint8"])
