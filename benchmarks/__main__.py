@@ -1,18 +1,39 @@
-"""Run every measurement: `python -m benchmarks` prints the tables, `--write` puts them into docs/performance.md."""
+"""Run measurements: `python -m benchmarks [SECTION ...]` prints the tables, `--write` puts them into docs/performance.md."""
 
 import os
 import platform
 import sys
 import time
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 from threadpoolctl import threadpool_info
 
-from benchmarks import distributed, forecast, forward, growth, ladder, sweep
+from benchmarks import distributed, forecast, forward, growth, ladder, single, sweep
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "performance.md"
+
+HEAD = """# Performance
+
+Written by `make bench`, on {machine}. Medians of interleaved rounds; compare ratios, not absolute times.
+"""
+
+SINGLE = """## One machine
+
+Value and all derivatives, milliseconds a call, ours beside the peers on the same cores. Each peer is a process of its own; all of a
+workload's peers live at once and are timed in turn, so that a slow moment hits all alike. Values and derivatives are compared with
+float64 (PyTorch's, and the definition in NumPy) before anything is timed. The first call counts derivation, planning and compilation with
+empty caches, not imports. Memory is the peak resident set above what there was with library and inputs loaded. W9 gets its vector anew in
+each call. The rows without a W are the same families in other shapes. Peers that are not installed here run with the Python that
+GRADFLEET_BENCH_PYTHON names (`pip install numpy tensorflow-cpu pytensor casadi` there)."""
+
+LADDER = """## Building graphs
+
+The ladder z' = sin(z) * w + z_before, three operations a rung, and its gradient with respect to every w;
+microseconds an operation node of the value. Peers take part where they are installed (`pip install casadi pytensor`).
+The gradient column of JAX traces the value again. "gradfleet, random" is one run of a wide random graph."""
 
 FORWARD = """## Tangents by reverse mode twice
 
@@ -83,52 +104,45 @@ def bandwidth() -> float:
     return 2 * source.nbytes / sorted(times)[3] / 1e9
 
 
-def page() -> str:
-    """Everything measured, as Markdown."""
-    return f"""# Performance
+SECTIONS: dict[str, tuple[str, Callable[[], str]]] = {
+    "single": (SINGLE, lambda: single.table(single.measure())),
+    "ladder": (LADDER, lambda: ladder.table(ladder.measure())),
+    "forward": (FORWARD, lambda: forward.table(forward.measure())),
+    "distributed": (DISTRIBUTED, lambda: distributed.table(*distributed.measure())),
+    "growth": (GROWTH, lambda: growth.table(growth.measure())),
+    "sweep": (SWEEP, lambda: sweep.table(sweep.measure())),
+    "forecast": (FORECAST, lambda: forecast.table(forecast.measure())),
+    "scaling": (SCALING, lambda: forecast.scaling_table(forecast.scaling())),
+    "planning": (PLANNING, lambda: forecast.planning_table(forecast.planning())),
+}
+"""By the name under which each is asked for: its title and words, and what makes its tables. In the page's order."""
 
-Written by `make bench`, on {machine()}. Medians of interleaved rounds; compare ratios, not absolute times.
 
-## Building graphs
+def written(before: str, names: Sequence[str]) -> str:
+    """The page with these sections measured now; the others stay as they are in the page before."""
+    kept = {part.partition("\n")[0]: f"## {part.rstrip()}\n" for part in before.split("\n## ")[1:]}
+    parts = []
+    for name, (words, tables) in SECTIONS.items():
+        title = words.removeprefix("## ").partition("\n")[0]
+        if name in names:
+            text = f"{words}\n\n{tables()}\n"
+            print(text, flush=True)
+            parts.append(text)
+        elif title in kept:
+            parts.append(kept[title])
+    return "\n".join([HEAD.format(machine=machine()), *parts])
 
-The ladder z' = sin(z) * w + z_before, three operations a rung, and its gradient with respect to every w;
-microseconds an operation node of the value. Peers take part where they are installed (`pip install casadi pytensor`).
-The gradient column of JAX traces the value again. "gradfleet, random" is one run of a wide random graph.
 
-{ladder.table(ladder.measure())}
-
-{FORWARD}
-
-{forward.table(forward.measure())}
-
-{DISTRIBUTED}
-
-{distributed.table(*distributed.measure())}
-
-{GROWTH}
-
-{growth.table(growth.measure())}
-
-{SWEEP}
-
-{sweep.table(sweep.measure())}
-
-{FORECAST}
-
-{forecast.table(forecast.measure())}
-
-{SCALING}
-
-{forecast.scaling_table(forecast.scaling())}
-
-{PLANNING}
-
-{forecast.planning_table(forecast.planning())}
-"""
+def main(arguments: Sequence[str]) -> None:
+    """Measure the sections that are named, or all."""
+    write, names = "--write" in arguments, [name for name in arguments if name != "--write"]
+    unknown = [name for name in names if name not in SECTIONS]
+    if unknown:
+        sys.exit(f"there is no section {unknown[0]!r}; the sections are {', '.join(SECTIONS)}")
+    page = written(PAGE.read_text() if PAGE.exists() else "", names or list(SECTIONS))
+    if write:
+        PAGE.write_text(page)
 
 
 if __name__ == "__main__":
-    text = page()
-    print(text)
-    if "--write" in sys.argv:
-        PAGE.write_text(text)
+    main(sys.argv[1:])
