@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import graphir as gi
+from graphir.node import REGISTRY
 
 jax.config.update("jax_enable_x64", True)
 
@@ -163,3 +164,17 @@ def test_a_slice_backwards_of_a_named_size() -> None:
     np.testing.assert_array_equal(_value(x[::-2], x=np.arange(6.0)), np.arange(6.0)[::-2])
     with pytest.raises(gi.AttributeValueError, match=r"slice first, then \[::-1\]"):
         x[3::-1]
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_long_slices_are_added_in_the_order_of_their_positions(axis: int) -> None:
+    """To the bit as np.add.at, which adds one position after the other, duplicates too."""
+    rng = np.random.default_rng(axis)
+    indices = rng.integers(-4, 4, (3, 5))
+    shape = [9, 10, 11]
+    shape[axis : axis + 1] = indices.shape
+    updates = rng.standard_normal(shape)
+    expected = np.zeros([4 if k == axis else n for k, n in enumerate((9, 10, 11))])
+    np.add.at(expected, (*(slice(None),) * axis, indices), updates)
+    found = REGISTRY["scatter_add"].kernel(updates, indices, axis=axis, size=4)
+    np.testing.assert_array_equal(found, expected)

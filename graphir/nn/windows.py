@@ -15,6 +15,7 @@ from graphir import array, dims, manipulate
 from graphir.dims import Dim
 from graphir.errors import AttributeValueError, ShapeError
 from graphir.expr import Expr
+from graphir.node import Array
 from graphir.ops import layout
 from graphir.types import INT64
 
@@ -144,8 +145,15 @@ def slide(x: Expr, g: Geometry, fill: float = 0.0) -> Expr:
         before, after = g.padding(axis)
         x = pad_constant(x, 2 + axis, before, after, filler)
     for axis in range(rank):
-        x = array.take(x, g.positions(axis), 2 + 2 * axis)
+        x = _windows(x, g.positions(axis), 2 + 2 * axis)
     return manipulate.permute_dims(x, [0, 1, *range(2, x.ndim, 2), *range(3, x.ndim, 2)])
+
+
+def _windows(x: Expr, positions: Array, axis: int) -> Expr:
+    """The windows along one axis; where they lie side by side, the axis is only divided."""
+    if np.array_equal(positions.reshape(-1), np.arange(x.shape[axis])):
+        return manipulate.reshape(x, (*x.shape[:axis], *positions.shape, *x.shape[axis + 1 :]))
+    return array.take(x, positions, axis)
 
 
 def flat_positions(g: Geometry, column_major: bool) -> Expr:

@@ -12,6 +12,8 @@ from graphir.node import Array, Op
 from graphir.ops.rules import INTEGERS, NUMBERS, letters, need_axis, need_kind
 from graphir.types import TensorType
 
+LONG_SLICE = 64
+"""Elements of a slice from which on slices are added one by one."""
 _INDEX_HINT = "indices are integers; cast them"
 
 
@@ -73,8 +75,12 @@ def _infer_scatter(updates: TensorType, indices: TensorType, *, axis: int, size:
 def _scatter_kernel(updates: Array, indices: Array, *, axis: int, size: int) -> Array:
     check_range(indices, size)
     out = np.zeros((*updates.shape[:axis], size, *updates.shape[axis + indices.ndim :]), updates.dtype)
-    where: Any = (*(slice(None),) * axis, indices)
-    np.add.at(out, where, updates)
+    before: Any = (slice(None),) * axis
+    if updates.size >= LONG_SLICE * indices.size:  # as np.add.at does it, in its order, but slice by slice
+        for place in np.ndindex(indices.shape):
+            out[(*before, int(indices[place]))] += updates[(*before, *place)]
+    else:
+        np.add.at(out, (*before, indices), updates)
     return out
 
 
