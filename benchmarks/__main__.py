@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 from threadpoolctl import threadpool_info
@@ -104,8 +105,10 @@ def bandwidth() -> float:
     return 2 * source.nbytes / sorted(times)[3] / 1e9
 
 
-SECTIONS: dict[str, tuple[str, Callable[[], str]]] = {
-    "single": (SINGLE, lambda: single.table(single.measure())),
+Made: TypeAlias = str | tuple[str, dict[str, str]]
+"""Tables, and pictures beside the page by their names."""
+SECTIONS: dict[str, tuple[str, Callable[[], Made]]] = {
+    "single": (SINGLE, lambda: single.section(single.measure())),
     "ladder": (LADDER, lambda: ladder.table(ladder.measure())),
     "forward": (FORWARD, lambda: forward.table(forward.measure())),
     "distributed": (DISTRIBUTED, lambda: distributed.table(*distributed.measure())),
@@ -118,19 +121,22 @@ SECTIONS: dict[str, tuple[str, Callable[[], str]]] = {
 """By the name under which each is asked for: its title and words, and what makes its tables. In the page's order."""
 
 
-def written(before: str, names: Sequence[str]) -> str:
-    """The page with these sections measured now; the others stay as they are in the page before."""
+def written(before: str, names: Sequence[str]) -> tuple[str, dict[str, str]]:
+    """The page with these sections measured now, and their pictures; the others stay as they are in the page before."""
     kept = {part.partition("\n")[0]: f"## {part.rstrip()}\n" for part in before.split("\n## ")[1:]}
-    parts = []
+    parts, pictures = [], {}
     for name, (words, tables) in SECTIONS.items():
         title = words.removeprefix("## ").partition("\n")[0]
         if name in names:
-            text = f"{words}\n\n{tables()}\n"
+            made = tables()
+            found, beside = (made, {}) if isinstance(made, str) else made
+            text = f"{words}\n\n{found}\n"
+            pictures |= beside
             print(text, flush=True)
             parts.append(text)
         elif title in kept:
             parts.append(kept[title])
-    return "\n".join([HEAD.format(machine=machine()), *parts])
+    return "\n".join([HEAD.format(machine=machine()), *parts]), pictures
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -139,9 +145,11 @@ def main(arguments: Sequence[str]) -> None:
     unknown = [name for name in names if name not in SECTIONS]
     if unknown:
         sys.exit(f"there is no section {unknown[0]!r}; the sections are {', '.join(SECTIONS)}")
-    page = written(PAGE.read_text() if PAGE.exists() else "", names or list(SECTIONS))
+    page, pictures = written(PAGE.read_text() if PAGE.exists() else "", names or list(SECTIONS))
     if write:
         PAGE.write_text(page)
+        for name, picture in pictures.items():
+            (PAGE.parent / name).write_text(picture)
 
 
 if __name__ == "__main__":

@@ -211,10 +211,9 @@ def measure(names: Sequence[str] = tuple(WORKLOADS), peers: Sequence[str] = tupl
     return rows
 
 
-def table(rows: Sequence[Row]) -> str:
-    """The page's tables; the picture is written beside the page."""
-    (ROOT / "docs" / "single.svg").write_text(single_page.picture(rows))
-    return single_page.tables(rows)
+def section(rows: Sequence[Row]) -> tuple[str, dict[str, str]]:
+    """The page's tables, and the pictures beside it by name."""
+    return single_page.tables(rows), {"single.svg": single_page.picture(rows)}
 
 
 if __name__ == "__main__":

@@ -73,11 +73,12 @@ def test_the_picture_has_a_dot_for_each_time() -> None:
 
 
 def test_a_section_is_written_and_the_others_stay(monkeypatch: pytest.MonkeyPatch) -> None:
-    sections = {"a": ("## First\n\nWords.", lambda: "new"), "b": ("## Second", lambda: "never")}
+    sections = {"a": ("## First\n\nWords.", lambda: ("new", {"a.svg": "<svg/>"})), "b": ("## Second", lambda: "never")}
     monkeypatch.setattr(page, "SECTIONS", sections)
     monkeypatch.setattr(page, "machine", lambda: "a machine")
     before = "# Performance\n\nold\n\n## First\n\nold\n\n## Second\n\nkept\n"
-    text = page.written(before, ["a"])
+    text, pictures = page.written(before, ["a"])
+    assert pictures == {"a.svg": "<svg/>"}
     assert text.endswith("## First\n\nWords.\n\nnew\n\n## Second\n\nkept\n")
     assert "a machine" in text
     assert text.count("old") == 0
