@@ -248,12 +248,22 @@ def simulate(
 
 
 @cli.command()
+@click.argument("graph", required=False, type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@feed_option
+@chunk_option
 @click.option("--workers", type=click.IntRange(1), help="by default one a core")
 @json_option
-def calibrate(workers: int | None, as_json: bool) -> None:
-    """Measure the workers of this machine, so that forecasts of plans and simulations are by their speeds."""
+def calibrate(graph: Path | None, feeds: Pairs, chunk: Pairs, workers: int | None, as_json: bool) -> None:
+    """Measure the workers of this machine, so that forecasts of plans and simulations are by their speeds.
+
+    With a graph, they also run the programs of its plan on made-up values: the forecasts for it are then nearer.
+    """
     with gi.connect(workers=workers) as client:
-        speeds = client.calibrate()
+        plan = None
+        if graph is not None:
+            loaded = _load(graph)
+            plan = client.plan(loaded, _feeds(loaded, feeds), chunk=_rows(chunk))
+        speeds = client.calibrate(plan)
     if as_json:
         click.echo(json.dumps(speeds.to_json()))
         return

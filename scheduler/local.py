@@ -27,7 +27,7 @@ from graphir.node import Array
 from graphir.partition.minibatch import Minibatch
 from graphir.partition.plan import Plan
 from scheduler.accept import bytes_of, check_options, ready, sizes_of
-from scheduler.driver.calibration import calibrate, keep, kept
+from scheduler.driver.calibration import calibrate, keep, kept, rehearse
 from scheduler.driver.inline import InlinePool
 from scheduler.driver.loop import JobLoop, Prepared
 from scheduler.driver.pool import Pool
@@ -123,13 +123,19 @@ class EmbeddedService:
         made = self._plans.of(graph, sizes, options, _batch(graph, sizes, options))
         return self._with_outlook(made, workers or self.workers or 1, carry)
 
-    def calibrate(self) -> Measured:
-        """Measure the workers, for forecasts; what was measured is kept for all services of this user on such workers."""
+    def calibrate(self, plan: Plan | None = None) -> Measured:
+        """Measure the workers, for forecasts; what was measured is kept for all services of this user on such workers.
+
+        With a plan, its programs are rehearsed, and what was measured before of such workers stays.
+        """
         if not self.workers:
             raise ServiceUnavailable("only Ray workers are measured; connect with workers=1 or more")
         pool = self._started()
         assert isinstance(pool, RayPool)
-        speeds = calibrate(pool)
+        before = kept(pool.members[0].kernels.digest) if plan is not None else None
+        speeds = before or calibrate(pool)
+        if plan is not None:
+            speeds = rehearse(pool, plan, speeds)
         keep(speeds)
         return speeds
 

@@ -2,11 +2,13 @@
 
 A value is as near as few bytes went by since it was touched last (Mattson et al. 1970, "Evaluation techniques for storage
 hierarchies"): what was made just now is in a cache, and a chunk of a large input that comes once an iteration is in main
-memory. A node takes longer than computing or moving alone
-and less than both, which overlap in part. Prediction only: no plan depends on it.
+memory. A node takes longer than computing or moving alone and less than both, which overlap in part. A program that was rehearsed
+takes what it took then. Prediction only: no plan depends on it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
 from math import hypot, prod
 
 import numpy as np
@@ -19,22 +21,37 @@ from graphir.graph import Graph
 from graphir.interpret import bound_attributes
 from graphir.node import Array, Attrs, Node, Op
 from graphir.ops.rules import elementwise_axes
+from graphir.partition.plan import Plan
 from graphir.types import TensorType
 from workers.blocks import BLOCK_BYTES
 from workers.fuse import Item, schedule
-from workers.speeds import Measured, Speeds, at, key, length
+from workers.speeds import Measured, Speeds, at, key, length, program_key
 
 
 def program_seconds(program: Graph, sizes: Mapping[str, int], measured: Measured, busy: int, tasks: int = 1) -> float:
     """One run of a program where so many workers of a machine are busy, each with `tasks` such runs an iteration."""
-    items = schedule(program)
     together = _share(measured, busy)
+    name = program_key(program, sizes)
+    if name in measured.alone.programs:
+        alone, beside = (at(speeds.programs[name], tasks) for speeds in (measured.alone, measured.together))
+        return measured.alone.task + (1 - together) * alone + together * beside
+    items = schedule(program)
     taken = 0.0
     if together < 1:
         taken += (1 - together) * _Program(program.nodes, items, sizes, measured.alone, tasks).seconds()
     if together > 0:
         taken += together * _Program(program.nodes, items, sizes, measured.together, tasks).seconds()
     return taken
+
+
+def runs(plan: Plan) -> Iterator[tuple[Graph, dict[str, int], int]]:
+    """Each program of a plan, at the sizes of each kind of cell, and how many runs of it an iteration has."""
+    for step in plan.steps:
+        widths = [Counter(np.diff(plan.borders[dim]).tolist()) for dim in step.over]
+        for kind in product(*widths):
+            own = {dims.local(dim): width for dim, width in zip(step.over, kind, strict=True)}
+            cells = prod(count[width] for count, width in zip(widths, kind, strict=True))
+            yield step.program, {**plan.sizes, **own}, cells
 
 
 def _share(measured: Measured, busy: int) -> float:

@@ -23,8 +23,9 @@ from workers.calibrate import calibrate, exchange
 from workers.fingerprint import Fingerprint, fingerprint
 from workers.iteration import Kept
 from workers.mesh import Address, Mesh
+from workers.rehearse import rehearse
 from workers.runner import Runner, Stopped
-from workers.speeds import Speeds
+from workers.speeds import Speeds, Table, program_key
 from workers.work import Work
 
 UNKNOWN = "unknown"
@@ -102,6 +103,16 @@ class Shell:
     def calibrate(self) -> tuple[Speeds, int]:
         """How fast this worker is now, and how many cores its machine lets it use."""
         return calibrate(time.perf_counter), len(os.sched_getaffinity(0))
+
+    def rehearse(self, programs: Sequence[tuple[bytes, dict[str, int], int]]) -> dict[str, Table]:
+        """Seconds of runs of programs at some sizes, of which an iteration has so many, by `program_key`."""
+        found = {}
+        for data, sizes, tasks in programs:
+            program = wire.load(data)
+            table = rehearse(time.perf_counter, program, sizes, tasks)
+            if table is not None:
+                found[program_key(program, sizes)] = table
+        return found
 
     def exchange(self, ticket: int, peer: Address, first: bool) -> tuple[float, float]:
         """Measure messages with another worker that does the same."""

@@ -19,7 +19,7 @@ from graphir.graph import Graph
 from graphir.interpret import NO_OFFSETS, require_finite
 from graphir.node import Array, Node, describe
 from graphir.types import TensorType
-from workers import backends, blas
+from workers import backends, blas, heap
 from workers.blocks import worth_blocks
 from workers.bound import Bound
 from workers.fuse import Item, schedule
@@ -39,6 +39,7 @@ class Executor:
     def __init__(
         self, graph: Graph, backend: str = "numpy", threads: int | None = None, *, memory_limit: int | None = None
     ) -> None:
+        heap.keep_freed()
         self.graph, self.threads, self.memory_limit = graph, threads, memory_limit
         self._kernels = backends.load(backend)
         self._slot = {node: k for k, node in enumerate(graph.nodes)}

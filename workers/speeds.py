@@ -6,16 +6,19 @@ a result do not depend on the machine.
 
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from math import exp, log, prod
 from statistics import fmean
 from typing import Any, TypeAlias
 
 from graphir import dims
+from graphir.graph import Graph
 from graphir.node import Node
 
 Table: TypeAlias = tuple[tuple[float, float], ...]
 """Pairs with a growing first number; between them one goes along straight lines in logarithms."""
+MOST_PROGRAMS = 1000
+"""Rehearsals that are kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +29,8 @@ class Speeds:
     dtype, seconds of a multiply-add of matrix products by the smaller side of the result, and by the length that is summed.
     operation: seconds an operation in cache, by `key` and `length`; other: of what has no entry. copied: seconds an element that is
     copied across the order in memory, by the bytes of an element. read: seconds a byte by the bytes that went by since it was touched
-    last; fetched: the same for operands of matrix products; written: seconds a byte by the size of what is made.
+    last; fetched: the same for operands of matrix products; written: seconds a byte by the size of what is made. programs: seconds of
+    a run of a rehearsed program, by `program_key`, and by the number of runs in an iteration.
     """
 
     node: float
@@ -40,6 +44,7 @@ class Speeds:
     read: Table
     fetched: Table
     written: Table
+    programs: Mapping[str, Table] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,10 +73,23 @@ class Measured:
         """What `to_json` gave; KeyError, TypeError or ValueError otherwise."""
         return cls(**{**data, "alone": _speeds(data["alone"]), "together": _speeds(data["together"])})
 
+    def rehearsed(self, alone: Mapping[str, Table], together: Mapping[str, Table]) -> "Measured":
+        """With rehearsals of programs, those that both have; of older ones the latest stay."""
+        both = [name for name in alone if name in together]
+        speeds = []
+        for speed, new in ((self.alone, alone), (self.together, together)):
+            programs = {name: table for name, table in speed.programs.items() if name not in both}
+            programs |= {name: new[name] for name in both}
+            speeds.append(replace(speed, programs=dict(list(programs.items())[-MOST_PROGRAMS:])))
+        return replace(self, alone=speeds[0], together=speeds[1])
+
 
 def _speeds(data: Mapping[str, Any]) -> Speeds:
     tables = {name: _table(data[name]) for name in ("read", "fetched", "written", "copied")}
-    profiles = {name: {kind: _table(t) for kind, t in data[name].items()} for name in ("outer", "inner", "operation")}
+    profiles = {
+        name: {kind: _table(t) for kind, t in data[name].items()}
+        for name in ("outer", "inner", "operation", "programs")
+    }
     return Speeds(**{**data, **tables, **profiles})
 
 
@@ -80,6 +98,11 @@ def _table(pairs: Iterable[Sequence[float]]) -> Table:
     if not found or any(x <= 0 or y <= 0 for x, y in found):
         raise ValueError(f"not a table of positive numbers: {found}")
     return found
+
+
+def program_key(program: Graph, sizes: Mapping[str, int]) -> str:
+    """A program at some sizes."""
+    return " ".join([program.digest, *(f"{name}={size}" for name, size in sorted(sizes.items()))])
 
 
 def key(node: Node) -> str:
@@ -133,23 +156,27 @@ def at(table: Table, x: float) -> float:
 
 def mean(several: Sequence[Speeds]) -> Speeds:
     """The mean of what workers measured, entry by entry."""
-
-    def tables(of: Sequence[Table]) -> Table:
-        return tuple((entries[0][0], fmean([y for _, y in entries])) for entries in zip(*of, strict=True))
-
-    def profiles(of: Sequence[Mapping[str, Table]]) -> dict[str, Table]:
-        return {dtype: tables([each[dtype] for each in of]) for dtype in of[0]}
-
     return Speeds(
         fmean([s.node for s in several]),
         fmean([s.view for s in several]),
         fmean([s.task for s in several]),
-        profiles([s.outer for s in several]),
-        profiles([s.inner for s in several]),
-        profiles([s.operation for s in several]),
+        mean_profile([s.outer for s in several]),
+        mean_profile([s.inner for s in several]),
+        mean_profile([s.operation for s in several]),
         fmean([s.other for s in several]),
-        tables([s.copied for s in several]),
-        tables([s.read for s in several]),
-        tables([s.fetched for s in several]),
-        tables([s.written for s in several]),
+        _mean_table([s.copied for s in several]),
+        _mean_table([s.read for s in several]),
+        _mean_table([s.fetched for s in several]),
+        _mean_table([s.written for s in several]),
+        mean_profile([s.programs for s in several]),
     )
+
+
+def mean_profile(several: Sequence[Mapping[str, Table]]) -> dict[str, Table]:
+    """The mean of tables by name, of those that all have."""
+    names = [name for name in several[0] if all(name in each for each in several)]
+    return {name: _mean_table([each[name] for each in several]) for name in names}
+
+
+def _mean_table(several: Sequence[Table]) -> Table:
+    return tuple((entries[0][0], fmean([y for _, y in entries])) for entries in zip(*several, strict=True))

@@ -11,9 +11,12 @@ from pathlib import Path
 
 import ray
 
+from graphir import wire
 from graphir.partition.cost import DEFAULT
+from graphir.partition.plan import Plan
 from scheduler.driver.ray import RayPool
-from workers.speeds import Measured, mean
+from scheduler.measured import runs
+from workers.speeds import Measured, mean, mean_profile
 
 
 def calibrate(pool: RayPool) -> Measured:
@@ -37,6 +40,18 @@ def calibrate(pool: RayPool) -> Measured:
         ray.get(refs[1])
     when = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     return Measured(members[0].kernels.digest, when, len(beside), cores, alone, mean(together), message, network)
+
+
+def rehearse(pool: RayPool, plan: Plan, measured: Measured) -> Measured:
+    """With what the plan's programs take, on one worker alone and on as many at once as there are cores."""
+    pool.refresh()
+    programs = [(wire.dump(program), sizes, times) for program, sizes, times in runs(plan)]
+    members = list(pool.members)[: max(1, measured.cores)]
+    alone = ray.get(members[0].actor.rehearse.remote(programs))
+    if not members[1:]:
+        return measured.rehearsed(alone, alone)
+    several = ray.get([member.actor.rehearse.remote(programs) for member in members])
+    return measured.rehearsed(alone, mean_profile(several))
 
 
 def path(fingerprint: str) -> Path:
