@@ -47,7 +47,8 @@ def scan(
 
     checkpoints: reverse mode keeps at most so many carries at a time, by default all of them, and computes the others
     again by the binomial schedule (Griewank and Walther, "Algorithm 799: revolve", ACM TOMS 26, 2000): for l steps
-    and c checkpoints r l - binomial(c + r, r - 1) steps forward, r the least with binomial(c + r, c) >= l.
+    and c checkpoints r l - binomial(c + r, r - 1) steps forward, r the least with binomial(c + r, c) >= l. Without
+    checkpoints, sums over the steps are taken of all steps at once where they can be: their last bits may be others.
     """
     if checkpoints is not None and checkpoints < 1:
         raise AttributeValueError(f"a scan needs at least 1 checkpoint, not {checkpoints}; leave it out to keep all")

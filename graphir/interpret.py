@@ -122,6 +122,7 @@ def joint_kernel(group: tuple[Node, ...]) -> Callable[..., tuple[Array, ...]]:
     def kernel(*arrays: Array, output: int, **attributes: Any) -> tuple[Array, ...]:
         return tuple(joint(*arrays, outputs=outputs, **attributes))
 
+    kernel.nodes = group  # type: ignore[attr-defined]  # for who asks what a call makes
     return kernel
 
 
@@ -134,14 +135,15 @@ class BoundBody:
     def __init__(
         self, body: Body, sizes: Mapping[str, int], offsets: Mapping[str, int], check_finite: bool = False
     ) -> None:
-        self.body, self._sizes, self._offsets, self._check_finite = body, sizes, offsets, check_finite
+        self.body, self._sizes, self._offsets, self.check_finite = body, sizes, offsets, check_finite
+        self.kept: dict[Any, Any] = {}  # what those who run it otherwise make of it
         self._plans: dict[tuple[int, ...], list[Any]] = {}
 
     def __call__(self, arrays: Sequence[Array], outputs: tuple[int, ...] | None = None) -> list[Array]:
         """The values with these numbers (`Body.value`), or all outputs."""
         wanted = tuple(range(len(self.body.outputs))) if outputs is None else outputs
         if wanted not in self._plans:
-            self._plans[wanted] = self._plan(wanted)
+            self._plans[wanted] = self.plan(wanted)
         values: dict[Node, Any] = dict(zip(self.body.inputs, arrays, strict=True))
         for group, inputs, kernel, attributes, free in self._plans[wanted]:
             try:
@@ -153,7 +155,7 @@ class BoundBody:
                 values[group[0]] = found
             else:
                 values.update(zip(group, found, strict=True))
-            if self._check_finite:
+            if self.check_finite:
                 for node in group:
                     require_finite(node, values)
             for node in free:
@@ -164,7 +166,8 @@ class BoundBody:
         """A shape inside the body as numbers."""
         return type_.bind(self._sizes)
 
-    def _plan(self, wanted: tuple[int, ...]) -> list[Any]:
+    def plan(self, wanted: tuple[int, ...]) -> list[Any]:
+        """The calls that make these values: nodes, their inputs, kernel, attributes, and what is not needed afterwards."""
         outputs = [self.body.value(k) for k in wanted]
         nodes = walk.ancestors(outputs)
         groups = walk.siblings(nodes)
@@ -177,7 +180,7 @@ class BoundBody:
                 free.setdefault(node, []).append(source)
         return [
             (groups.get(node, (node,)), node.inputs, joint_kernel(groups[node]) if node in groups else node.op.kernel,
-             bound_attributes(node, self._sizes, self._offsets, self._check_finite), free.get(node, ()))
+             bound_attributes(node, self._sizes, self._offsets, self.check_finite), free.get(node, ()))
             for node in steps
         ]  # fmt: skip
 

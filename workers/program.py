@@ -13,8 +13,13 @@ from graphir.graph import Graph
 from graphir.interpret import joint_kernel
 from graphir.node import Node
 from workers import backends
+from workers.backends.numpy.loops import Loop
+from workers.backends.numpy.repeat import Repeat
 from workers.blocks import Blocked
 from workers.fuse import Group, Item, schedule
+
+PLANNED: dict[str, Callable[..., Any]] = {"scan": Loop, "while_loop": Repeat}
+"""Who makes the kernel of outputs that are evaluated together, where it is not the op itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +94,10 @@ class _Compiler:
     def _node(self, node: Node) -> None:
         sources = tuple([self._slot[i] for i in node.inputs])
         if node in self._siblings:  # all outputs of one application first, then each is picked
-            self._calls.append((node, joint_kernel(self._siblings[node]), sources, self._new(node), True))
+            group = self._siblings[node]
+            made: Callable[..., Any] = PLANNED.get(node.op.name, joint_kernel)
+            kernel = made(group)
+            self._calls.append((node, kernel, sources, self._new(node), True))
         if node in self._picks:
             first, k = self._picks[node]
             self._calls.append((node, itemgetter(k), (self._shared[first],), self._slot[node], False))

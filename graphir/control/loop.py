@@ -43,7 +43,12 @@ def _joint(*arrays: Array, outputs: tuple[int, ...], test: BoundBody, body: Boun
             raise error.within(f"step {step}") from None
     if not test(values)[0]:
         return tuple(np.asarray(values[k]) for k in outputs)
-    raise LimitError(f"the loop's test still holds after {limit} steps; check it, or give while_loop a larger limit=")
+    raise over_limit(limit)
+
+
+def over_limit(limit: int) -> LimitError:
+    """What is raised when the test has not failed in so many steps."""
+    return LimitError(f"the loop's test still holds after {limit} steps; check it, or give while_loop a larger limit=")
 
 
 def _factors(attrs: dict[str, Any]) -> Factors:

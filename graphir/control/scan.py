@@ -29,6 +29,7 @@ from graphir.control.bodies import (
     zeros,
 )
 from graphir.control.factors import joint_rule
+from graphir.control.later import Later
 from graphir.control.retrace import Retraced, retraced_of
 from graphir.control.steps import Layout, dear_values, layout_of
 from graphir.dims import Dim
@@ -174,9 +175,17 @@ class _Adjoint:
         image = walk.substitute(walk.ancestors(results, stop=frozenset(stand_ins)), stand_ins)
         new, first, last = [image[node] for node in results], len(carried), len(carried) + len(stacked)
         carried = [(p, before, after) for (p, before, _), after in zip(carried, new, strict=False)]
-        return scan_nodes(
-            carried, [*read, *scanned], new[first:last], new[last:], plan.length, not plan.reverse, plan.checkpoints
-        )
+        later = Later(dict([*read, *scanned]), new[first:last]) if not plan.checkpoints else None
+        waiting = [None if later is None else later.taken(node) for node in new[last:]]
+        inside = [node for node, out in zip(new[last:], waiting, strict=True) if out is None]
+        stacks = new[first:last] if later is None else later.stacked
+        found = scan_nodes(
+            carried, [*read, *scanned], stacks, inside, plan.length, not plan.reverse, plan.checkpoints
+        )  # fmt: skip
+        made = found[first : first + len(stacks)]
+        sums = iter(found[first + len(stacks) :])
+        outside = [next(sums) if make is None else make(made) for make in waiting]
+        return [*found[:first], *made[: last - first], *outside]
 
     def _history(self, node: Node) -> Node:
         """The values of a node of the body at each step."""
