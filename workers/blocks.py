@@ -2,7 +2,7 @@
 
 Where every operand lies in memory as the result does, or is one element for many, blocks give the same bits as whole arrays:
 elementwise kernels do not look at neighbours. Otherwise the group is evaluated node by node. Threads share the blocks; their
-borders depend on the shape only, and no bit on them.
+borders depend on the shape only, and no bit on them. A group with a compiled loop runs that, unless it calls a value suspect.
 """
 
 import threading
@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from math import prod
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -19,10 +19,15 @@ from graphir.interpret import bound_attributes, kernel_error
 from graphir.node import Array, Node
 from workers.fuse import Group
 
+if TYPE_CHECKING:
+    from workers.backends.llvm.loops import Loop
+
 BLOCK_BYTES = 1 << 16
 """Bytes of one value of a block: all that a group has at one time should fit into the second-level cache."""
 BLOCKS_A_THREAD = 4
 """A thread is worth its start from so many blocks on."""
+LOOP_LEAST = 1 << 12
+"""Elements from which on a compiled loop is worth its call."""
 Kernel: TypeAlias = Callable[..., Array]
 
 
@@ -34,8 +39,8 @@ def worth_blocks(size: int, itemsize: int) -> bool:
 class Blocked:
     """A group as one kernel: from the arrays of its inputs to those of its outputs."""
 
-    def __init__(self, group: Group, kernels: Mapping[Node, Kernel], threads: int) -> None:
-        self.group, self.inputs, self._threads = group, group.inputs, threads
+    def __init__(self, group: Group, kernels: Mapping[Node, Kernel], threads: int, loop: "Loop | None" = None) -> None:
+        self.group, self.inputs, self._threads, self._loop = group, group.inputs, threads, loop
         place = {node: k for k, node in enumerate((*self.inputs, *group.nodes))}
         self._kernels = [(kernels[node], bound_attributes(node, {})) for node in group.nodes]
         self._sources = [tuple([place[i] for i in node.inputs]) for node in group.nodes]
@@ -52,10 +57,15 @@ class Blocked:
 
     def is_small(self, size: int) -> bool:
         """Whether values of so many elements are not worth being cut."""
-        return not worth_blocks(size, self._widest)
+        return size < LOOP_LEAST if self._loop is not None else not worth_blocks(size, self._widest)
 
     def __call__(self, *arrays: Array) -> tuple[Array, ...]:
         """The outputs, in order."""
+        if self._loop is not None and arrays[0].size:
+            started = self._loop.start(arrays)
+            _share(started.count, max(1, self._block * started.count // arrays[0].size), self._threads, started.run)
+            if not started.suspect:
+                return tuple(started.outputs)
         operands = None if self.is_small(arrays[0].size) else _aligned(arrays)
         if operands is None:
             return self._node_by_node(arrays)

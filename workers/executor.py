@@ -6,7 +6,7 @@ use. The results have the same bits as `graphir.evaluate`.
 
 import os
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import prod
 from typing import Any, TypeAlias
 
@@ -41,7 +41,10 @@ class Executor:
     ) -> None:
         heap.keep_freed()
         self.graph, self.threads, self.memory_limit = graph, threads, memory_limit
-        self._kernels = backends.load(backend)
+        self._kernels, self._loop = backends.load(backend), backends.compiler(backend, "loop")
+        self._whole = backends.compiler(backend, "whole")
+        self._wholes: OrderedDict[tuple[Any, ...], Any] = OrderedDict()
+        self._latest: Any = None
         self._slot = {node: k for k, node in enumerate(graph.nodes)}
         self._inputs = {name: self._slot[node] for name, node in graph.inputs.items()}
         self._outputs = [self._slot[node] for node in graph.outputs.values()]
@@ -54,6 +57,10 @@ class Executor:
         self, feeds: Mapping[str, Any], *, sizes: Mapping[str, int] | None = None, check_finite: bool = False
     ) -> dict[str, Array]:
         """The outputs by name; arguments and errors as `graphir.evaluate`."""
+        if self._latest is not None and sizes is None and not check_finite:
+            quickly: dict[str, Array] | None = self._latest(feeds)
+            if quickly is not None:
+                return quickly
         arrays, numbers = self._checked(feeds, sizes)
         if self.memory_limit is not None:
             self._check_memory(numbers, self.memory_limit)
@@ -71,8 +78,33 @@ class Executor:
         check_finite: bool = False,
     ) -> dict[str, Array]:
         """Run on checked feeds; `offsets` says where a cut dimension's chunk begins."""
+        if self._whole is not None and not check_finite:
+            done = self._run_whole(self._whole, arrays, sizes, offsets)
+            if done is not None:
+                return done
         made = self._program(sizes, offsets, check_finite).run(arrays, self._check_finite if check_finite else None)
         return {name: np.asarray(array) for name, array in zip(self.graph.outputs, made, strict=True)}
+
+    def _run_whole(
+        self,
+        compile_: Callable[..., Any],
+        arrays: Mapping[str, Array],
+        sizes: Mapping[str, int],
+        offsets: Mapping[str, int],
+    ) -> dict[str, Array] | None:
+        """The outputs of a small graph that the back-end compiles whole; None if it does not."""
+        key = (*sorted(sizes.items()), *(sorted(offsets.items()) if self._looks_at_offsets else ()))
+        if key not in self._wholes:
+            self._wholes[key] = compile_(self.graph, sizes, offsets)
+            while len(self._wholes) > BOUND_PROGRAMS:
+                self._wholes.popitem(last=False)
+        found = self._wholes[key]
+        if found is None:
+            return None
+        if not offsets and self.memory_limit is None:
+            self._latest = found
+        made: dict[str, Array] | None = found({name: _plain(array) for name, array in arrays.items()})
+        return made
 
     def peak_bytes(self, sizes: Mapping[str, int]) -> tuple[int, Node]:
         """As the function of this name says of the graph."""
@@ -103,7 +135,7 @@ class Executor:
         if fused not in self._programs:
             with collector.paused():
                 threads = self.threads or len(os.sched_getaffinity(0))
-                self._programs[fused] = compiled(self.graph, self._kernels, threads, fused=fused)
+                self._programs[fused] = compiled(self.graph, self._kernels, threads, fused=fused, loop=self._loop)
         return self._programs[fused]
 
     def _program(self, sizes: Mapping[str, int], offsets: Mapping[str, int], check_finite: bool) -> Bound:
@@ -126,6 +158,12 @@ class Executor:
         if target < len(self.graph.nodes):
             inputs = {source: slots[self._slot[source]] for source in node.inputs}
             require_finite(node, {node: slots[target], **inputs})
+
+
+def _plain(array: Array) -> Array:
+    """The same numbers in C order in an array of no other class, its dtype the one object that NumPy keeps for it."""
+    plain, dtype = np.asarray(array, order="C"), np.dtype(array.dtype.name)
+    return plain if plain.dtype is dtype else plain.view(dtype)
 
 
 def _form(feeds: Mapping[str, Any]) -> Form | None:

@@ -46,16 +46,18 @@ class Program:
     slots: int
 
 
-def compiled(graph: Graph, kernels: backends.Kernels, threads: int, *, fused: bool) -> Program:
-    """The program of a graph with a back-end's kernels."""
+def compiled(
+    graph: Graph, kernels: backends.Kernels, threads: int, *, fused: bool, loop: Callable[..., Any] | None = None
+) -> Program:
+    """The program of a graph with a back-end's kernels, and what makes loops of fused groups."""
     items: Sequence[Item] = schedule(graph) if fused else graph.nodes
-    return _Compiler(graph, kernels, threads).program(items)
+    return _Compiler(graph, kernels, threads, loop).program(items)
 
 
 class _Compiler:
-    def __init__(self, graph: Graph, kernels: backends.Kernels, threads: int) -> None:
+    def __init__(self, graph: Graph, kernels: backends.Kernels, threads: int, loop: Callable[..., Any] | None) -> None:
         self._slot = {node: k for k, node in enumerate(graph.nodes)}
-        self._kernels, self._threads = kernels, threads
+        self._kernels, self._threads, self._loop = kernels, threads, loop
         self._siblings = walk.siblings(graph.nodes)
         self._picks = {node: (first, k) for first, group in self._siblings.items() for k, node in enumerate(group)}
         self._keep = {self._slot[node] for node in graph.outputs.values()}
@@ -105,7 +107,8 @@ class _Compiler:
             self._calls.append((node, self._kernels(node.op), sources, self._slot[node], bool(node.attrs)))
 
     def _group(self, group: Group) -> None:
-        blocked = Blocked(group, {node: self._kernels(node.op) for node in group.nodes}, self._threads)
+        loop = self._loop(group) if self._loop is not None else None
+        blocked = Blocked(group, {node: self._kernels(node.op) for node in group.nodes}, self._threads, loop)
         first = group.outputs[0]
         sources = tuple([self._slot[i] for i in blocked.inputs])
         self._calls.append((first, blocked, sources, self._new(first), False))

@@ -1,6 +1,7 @@
 """Back-ends: who provides the kernels of the ops. One module each, imported only when it is asked for.
 
-A back-end module has a function `kernel(op)` that gives an op's kernel. If it needs a library, the library is an
+A back-end module has a function `kernel(op)` that gives an op's kernel, and may have `loop(group)`, which gives a fused
+group as compiled code or None, and `whole(graph, sizes, offsets)`, which does so with a small graph. If it needs a library, the library is an
 extra of the distribution with the back-end's name.
 """
 
@@ -26,13 +27,22 @@ def names() -> list[str]:
 
 def load(name: str) -> Kernels:
     """The function that gives an op's kernel in the back-end; UnknownBackendError otherwise."""
+    kernels: Kernels = _module(name).kernel
+    return kernels
+
+
+def compiler(name: str, of: str) -> Callable[..., Any] | None:
+    """The function that compiles fused groups ("loop") or small graphs ("whole"), of a back-end that does."""
+    found: Callable[..., Any] | None = getattr(_module(name), of, None)
+    return found
+
+
+def _module(name: str) -> Any:
     if name not in names():
         raise UnknownBackendError(f"there is no back-end {name!r}; the back-ends are {', '.join(names())}")
     try:
-        module: Any = import_module(f"workers.backends.{name}")
+        return import_module(f"workers.backends.{name}")
     except ModuleNotFoundError as error:
         raise UnknownBackendError(
             f"back-end {name!r} needs {error.name}, which is not installed; pip install 'gradfleet[{name}]'"
         ) from error
-    kernels: Kernels = module.kernel
-    return kernels

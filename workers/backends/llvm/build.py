@@ -1,0 +1,85 @@
+"""From LLVM's text to an address of machine code for this processor, through the cache on disk."""
+
+import hashlib
+import threading
+from functools import cache
+from typing import Any
+
+import llvmlite  # type: ignore[import-untyped]
+import llvmlite.binding as llvm  # type: ignore[import-untyped]
+
+from workers.backends.llvm import cache as kept
+
+_LOCK = threading.Lock()
+_ADDRESSES: dict[str, int] = {}
+
+
+class _Machine:
+    """The compiler for this processor, and all that it has loaded."""
+
+    def __init__(self) -> None:
+        llvm.initialize_native_target()
+        llvm.initialize_native_asmprinter()
+        self.cpu, self.features = llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten()
+        self.target = llvm.Target.from_default_triple().create_target_machine(
+            cpu=self.cpu, features=self.features, opt=2, jit=True
+        )
+        self.engine = llvm.create_mcjit_compiler(self._parsed(""), self._another_target())
+
+    def _another_target(self) -> Any:  # the engine owns its own
+        return llvm.Target.from_default_triple().create_target_machine(
+            cpu=self.cpu, features=self.features, opt=2, jit=True
+        )
+
+    def _parsed(self, text: str) -> Any:
+        module = llvm.parse_assembly(f'target triple = "{self.target.triple}"\n{text}')
+        module.data_layout = str(self.target.target_data)
+        return module
+
+    def key(self, text: str) -> str:
+        """All that decides the machine code."""
+        parts = (llvmlite.__version__, str(llvm.llvm_version_info), self.cpu, self.features, text)
+        return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
+    def compiled(self, text: str) -> bytes:
+        """An object file."""
+        module = self._parsed(text)
+        module.verify()
+        options = llvm.create_pipeline_tuning_options(speed_level=2)
+        options.loop_vectorization, options.slp_vectorization = True, False
+        builder = llvm.create_pass_builder(self.target, options)
+        builder.getModulePassManager().run(module, builder)
+        code: bytes = self.target.emit_object(module)
+        return code
+
+    def loaded(self, code: bytes, name: str) -> int:
+        """The address of a function of an object file."""
+        self.engine.add_object_file(llvm.ObjectFileRef.from_data(code))
+        self.engine.finalize_object()
+        return int(self.engine.get_function_address(name))
+
+
+@cache
+def _machine() -> _Machine:
+    return _Machine()
+
+
+def target() -> str:
+    """The compiler's version and what it compiles for."""
+    with _LOCK:
+        return f"llvm {'.'.join(map(str, llvm.llvm_version_info))} {_machine().cpu}"
+
+
+def address(text: str) -> int:
+    """Of the function whose name is @RUN in the text; made once in a process."""
+    with _LOCK:
+        machine = _machine()
+        key = machine.key(text)
+        if key not in _ADDRESSES:
+            name = f"run_{key[:32]}"
+            code = kept.read(key)
+            if code is None:
+                code = machine.compiled(text.replace("@RUN", f"@{name}"))
+                kept.write(key, code)
+            _ADDRESSES[key] = machine.loaded(code, name)
+        return _ADDRESSES[key]
