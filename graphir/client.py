@@ -11,7 +11,6 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import entry_points
-from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
@@ -22,6 +21,7 @@ from tqdm import tqdm
 from graphir.errors import GraphError, JobCancelled, JobFailed, LimitError, QueueFull, ServiceUnavailable
 from graphir.graph import Graph
 from graphir.sweep import Sweep, groups, sweep
+from graphir.timeline import chrome_trace
 
 Array = np.ndarray[Any, Any]
 GROUP = "graphir.services"
@@ -128,15 +128,7 @@ class Job:
 
     def timeline(self, path: str | os.PathLike[str]) -> None:
         """Write the job's steps so far as a Chrome trace (chrome://tracing, Perfetto)."""
-        events = self._so_far()
-        begin = events[0]["time"] if events else 0.0
-        trace = []
-        for before, event in pairwise(events):
-            name = f"step {event['step']}" if event["type"] == "step_done" else event["type"]
-            span = {"ts": (before["time"] - begin) * 1e6, "dur": (event["time"] - before["time"]) * 1e6}
-            details = {key: event[key] for key in event if key not in ("time", "type")}
-            trace.append({"name": name, "ph": "X", "pid": 1, "tid": 1, "cat": "job", **span, "args": details})
-        Path(path).write_text(json.dumps({"traceEvents": trace, "displayTimeUnit": "ms"}))
+        Path(path).write_text(json.dumps(chrome_trace(self._so_far())))
 
     def _so_far(self) -> list[dict[str, Any]]:
         events: list[dict[str, Any]] = []
@@ -159,12 +151,17 @@ class Job:
                 yield batch
                 if batch[-1]["type"] == "finished":  # nothing can follow
                     return
+                if timeout is not None and left <= 0 and self.status not in ENDED:  # more may come all the while
+                    raise self._late(timeout)
             elif ended:
                 return
             elif left > 0:
                 may_have_ended = True
-            else:
-                raise TimeoutError(f"job {self.id} is {self.status} after {timeout:g} s; wait longer or cancel it")
+            elif timeout is not None:
+                raise self._late(timeout)
+
+    def _late(self, timeout: float) -> TimeoutError:
+        return TimeoutError(f"job {self.id} is {self.status} after {timeout:g} s; wait longer or cancel it")
 
 
 class Client:
@@ -374,12 +371,15 @@ def connect(
     token: str | None = None,
     memory: int | None = None,
 ) -> Client:
-    """A client of an embedded service. workers: Ray workers, by default one a core; directory: keeps jobs.
+    """A client of the service at a URL, or of an embedded one. token: what `gradfleet token create` gave for the URL.
 
-    memory: bytes that a worker has for a step, by default this machine's divided by its workers; what needs more is refused.
+    Of the embedded one: workers: Ray workers, by default one a core; directory: keeps jobs; memory: bytes that a worker
+    has for a step, by default this machine's divided by its workers; what needs more is refused.
     """
     if url is not None:
-        raise ServiceUnavailable(f"HTTP is not in this version, so {url!r} cannot be reached; use connect()")
+        from graphir.remote import RemoteService  # what speaks HTTP is loaded only where it is used
+
+        return Client(RemoteService(url, token))
     found = [point for point in entry_points(group=GROUP) if point.name == "embedded"]
     if not found:
         raise ServiceUnavailable("no embedded service is installed; pip install 'gradfleet[cluster]'")

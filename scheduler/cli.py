@@ -23,6 +23,7 @@ from scheduler.driver.calibration import kept, summary
 from scheduler.driver.calibration import path as path_of
 from scheduler.outlook import described
 from scheduler.place import ranks_for
+from scheduler.serving import serve, token
 from scheduler.simulate import Cluster
 from scheduler.simulate import simulate as run_simulation
 from workers.data import open_source
@@ -270,6 +271,10 @@ def calibrate(graph: Path | None, feeds: Pairs, chunk: Pairs, workers: int | Non
     for line in summary(speeds):
         click.echo(line)
     click.echo(f"kept in {path_of(speeds.fingerprint)}", err=True)
+
+
+cli.add_command(serve)
+cli.add_command(token)
 
 
 def _load(path: Path) -> gi.Graph:

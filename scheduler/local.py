@@ -49,6 +49,7 @@ from workers.fingerprint import fingerprint
 from workers.speeds import Measured
 
 POLL_SECONDS = 0.5
+DATABASE = "jobs.sqlite"
 
 
 class EmbeddedService:
@@ -71,9 +72,9 @@ class EmbeddedService:
         self.memory_limit = memory or _machine_memory() // max(1, self.workers)
         self.pool: Pool | None = None
         durable = not self._temporary
-        self._store = Store(f"sqlite:///{self.directory / 'jobs.sqlite'}", durable=durable)
-        self._values = Values(self._store, Blobs(self.directory / "blobs", durable=durable))
-        self._changed = threading.Condition()
+        self.store = Store(f"sqlite:///{self.directory / DATABASE}", durable=durable)
+        self.values = Values(self.store, Blobs(self.directory / "blobs", durable=durable))
+        self._changed, self._changes = threading.Condition(), 0
         self._starting = threading.Lock()
         self._plans = Plans()
         self._graphs: Recent[str, Graph] = Recent(MAX_GRAPHS, MAX_GRAPH_NODES, len)
@@ -83,7 +84,7 @@ class EmbeddedService:
         self._look()
         self._start_runners()
 
-    def submit(self, graph: Graph, feeds: Mapping[str, Any], options: Mapping[str, Any]) -> str:
+    def submit(self, graph: Graph, feeds: Mapping[str, Any], options: Mapping[str, Any], *, owner: str = "") -> str:
         """Check a job as far as possible without running it, keep it, and return its id."""
         values = ready(graph, feeds)
         sizes = sizes_of(graph, values)
@@ -96,7 +97,7 @@ class EmbeddedService:
         data = {name: self._feed(value, beside) for name, value in values.items()}
         digest = self._kept_graph(graph, beside)
         spec = parse_spec({"graph": digest, "feeds": data, **options})
-        id = self._store.submit(spec, time.time(), values=beside)
+        id = self.store.submit(spec, time.time(), owner=owner, values=beside)
         self._dumped.put(graph.digest, digest)
         with self._notifying():
             self._line.add(_place(id, spec, time.time()))
@@ -116,12 +117,28 @@ class EmbeddedService:
         workers: int | None = None,
     ) -> Plan:
         """The plan of a job that is not run, and what is expected of it on so many workers (by default its own)."""
-        values, carry = ready(graph, feeds), dict(carry or {})
-        sizes = sizes_of(graph, values)
+        carry = dict(carry or {})
         options = {"chunk": chunk, "cut": cut, "batch": batch, "shuffle": shuffle, "parts": parts, "carry": carry}
+        return self.plan_for(graph, sizes_of(graph, ready(graph, feeds)), options, workers)
+
+    def plan_for(
+        self, graph: Graph, sizes: Mapping[str, int], options: Mapping[str, Any], workers: int | None = None
+    ) -> Plan:
+        """The same, where sizes are known."""
         options = resolved(graph, sizes, options)
         made = self._plans.of(graph, sizes, options, _batch(graph, sizes, options))
-        return self._with_outlook(made, workers or self.workers or 1, carry)
+        return self._with_outlook(made, workers or self.workers or 1, options.get("carry") or {})
+
+    def await_change(self, known: int, seconds: float) -> int:
+        """Wait, at most so long, until more has happened to jobs here than is known; how much has."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._changes != known, seconds)
+            return self._changes
+
+    def waiting(self) -> int:
+        """How many jobs are in line."""
+        with self._changed:
+            return len(self._line)
 
     def calibrate(self, plan: Plan | None = None) -> Measured:
         """Measure the workers, for forecasts; what was measured is kept for all services of this user on such workers.
@@ -141,16 +158,16 @@ class EmbeddedService:
 
     def job_plan(self, id: str) -> Plan:
         """The plan of a job."""
-        record = self._store.job(id)
+        record = self.store.job(id)
         return self._with_outlook(self._prepare(record).plan, self.workers or 1, record.spec.carry)
 
     def jobs(self) -> list[str]:
         """The ids of the latest jobs, the latest first."""
-        return [record.id for record in self._store.jobs()]
+        return [record.id for record in self.store.jobs()]
 
     def feeds(self, id: str) -> dict[str, dict[str, Any]]:
         """What the inputs of the job were given, as JSON data."""
-        return {name: feed.model_dump(mode="json") for name, feed in self._store.job(id).spec.feeds.items()}
+        return {name: feed.model_dump(mode="json") for name, feed in self.store.job(id).spec.feeds.items()}
 
     def status(self, id: str) -> dict[str, Any]:
         """Where the job is, and its error if it has one."""
@@ -161,7 +178,7 @@ class EmbeddedService:
 
     def events(self, id: str, after: int = 0, wait: float = 0.0) -> list[dict[str, Any]]:
         """Some events after a number, as JSON data with their "seq"; waits for one at most so many seconds."""
-        deadline, seen = time.monotonic() + wait, self._store.seen
+        deadline, seen = time.monotonic() + wait, self.store.seen
 
         def more() -> bool:
             """Whether the store may have events that are not known here; what happens to a job that runs here is seen at once."""
@@ -170,7 +187,7 @@ class EmbeddedService:
 
         ask = wait <= 0 or more()
         with self._changed:
-            while not (found := seen.events(id, after) or (self._store.events(id, after, MAX_EVENTS) if ask else [])):
+            while not (found := seen.events(id, after) or (self.store.events(id, after, MAX_EVENTS) if ask else [])):
                 left = deadline - time.monotonic()
                 if left <= 0:
                     break
@@ -180,7 +197,7 @@ class EmbeddedService:
     def cancel(self, id: str) -> None:
         """Ask the job to stop; a job that has ended stays as it is."""
         with self._notifying():
-            self._store.append(id, [CancelRequested(time.time())])
+            self.store.append(id, [CancelRequested(time.time())])
             self._line.cancelled(id)
 
     def result(self, id: str) -> dict[str, Array]:
@@ -188,7 +205,7 @@ class EmbeddedService:
         digest = self._record(id).job.result
         if digest is None:
             raise GraphError(f"job {id} has no result yet; wait for it")
-        found = tensors.read(self._values.view(digest), source=f"the result of job {id}")
+        found = tensors.read(self.values.view(digest), source=f"the result of job {id}")
         return {name: np.array(value) for name, value in found.items()}
 
     def close(self) -> None:
@@ -197,7 +214,7 @@ class EmbeddedService:
             self._closing = True
         with self._renewal:
             self._end_pool()
-        self._store.close()
+        self.store.close()
         if self._temporary:
             shutil.rmtree(self.directory, ignore_errors=True)
 
@@ -240,28 +257,28 @@ class EmbeddedService:
 
     def _record(self, id: str) -> Record:
         """The job; one that was seen to have ended is not asked for again."""
-        seen = self._store.seen.record(id)
-        return seen if seen is not None and seen.job.status.terminal else self._store.job(id)
+        seen = self.store.seen.record(id)
+        return seen if seen is not None and seen.job.status.terminal else self.store.job(id)
 
     def _feed(self, value: Array | Dataset, beside: dict[str, bytes]) -> dict[str, Any]:
         if isinstance(value, Dataset):
             return {"kind": "dataset", **value.to_json()}
         stored = np.ascontiguousarray(value, value.dtype.newbyteorder("<"))
-        blob = self._values.put(stored.reshape(-1).view(np.uint8).data if stored.size else b"", beside)
+        blob = self.values.put(stored.reshape(-1).view(np.uint8).data if stored.size else b"", beside)
         return {"kind": "array", "blob": blob, "dtype": value.dtype.name, "shape": list(value.shape)}
 
     def _kept_graph(self, graph: Graph, beside: dict[str, bytes]) -> str:
         """The digest of the graph's bytes; they are kept unless the graph came not long ago."""
         known = self._dumped.get(graph.digest)
         if known is None:
-            known = self._values.put(wire.dump(graph), beside)
+            known = self.values.put(wire.dump(graph), beside)
             self._graphs.put(known, graph)
         return known
 
     def _graph(self, digest: str) -> Graph:
         graph = self._graphs.get(digest)
         if graph is None:
-            graph = wire.load(self._values.view(digest).tobytes())
+            graph = wire.load(self.values.view(digest).tobytes())
             self._graphs.put(digest, graph)
         return graph
 
@@ -278,7 +295,7 @@ class EmbeddedService:
         if isinstance(feed, DatasetFeed):
             return feed.dataset()
         dtype = np.dtype(feed.dtype).newbyteorder("<")
-        return np.frombuffer(self._values.view(feed.blob), dtype).reshape(feed.shape)
+        return np.frombuffer(self.values.view(feed.blob), dtype).reshape(feed.shape)
 
     def _started(self) -> Pool:
         with self._starting:
@@ -295,8 +312,8 @@ class EmbeddedService:
     def _run(self) -> None:
         while (id := self._next()) is not None:
             loop = JobLoop(
-                self._store,
-                self._values,
+                self.store,
+                self.values,
                 lambda id=id: self._pool(id),  # type: ignore[misc]
                 self._prepare,
                 stop=self._stopping,
@@ -333,20 +350,20 @@ class EmbeddedService:
         """End jobs that waited past their deadlines."""
         now = time.time()
         for id in self._line.late(now):
-            deadline = self._store.job(id).spec.deadline or 0.0
-            self._store.append(id, [DeadlinePassed(now, deadline)])
-            self._changed.notify_all()
+            deadline = self.store.job(id).spec.deadline or 0.0
+            with self._notifying():
+                self.store.append(id, [DeadlinePassed(now, deadline)])
 
     def _look(self) -> None:
         """Take in jobs that were left here, or come from elsewhere."""
-        for record in self._store.unfinished():
+        for record in self.store.unfinished():
             self._line.add(_place(record.id, record.spec, record.created))
 
     def _broken(self, id: str, error: Exception) -> Job:
-        job = self._store.job(id).job
+        job = self.store.job(id).job
         kind, message = type(error).__name__, f"the runner failed: {error}; please report it"
         event = TaskFailed(time.time(), job.attempt, kind, message, _trace(error), deterministic=True)
-        return self._store.append(id, [event]).job
+        return self.store.append(id, [event]).job
 
     def _notify(self) -> None:
         with self._notifying():
@@ -356,6 +373,7 @@ class EmbeddedService:
     def _notifying(self) -> Iterator[None]:
         with self._changed:
             yield
+            self._changes += 1
             self._changed.notify_all()
 
 

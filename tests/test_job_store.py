@@ -349,7 +349,7 @@ def test_a_newer_schema_is_refused_and_left_alone(url: str) -> None:
     with sqlite3.connect(file_of(url)) as raw:
         names = {name for (name,) in raw.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
     raw.close()
-    assert names == {"gradfleet_schema", "jobs", "small_values"}
+    assert names == {"gradfleet_schema", "jobs", "small_values", "tokens", "holdings"}
 
 
 def test_somebody_else_s_database_is_refused(url: str) -> None:

@@ -19,7 +19,6 @@ from graphir.errors import (
     GraphError,
     JobCancelled,
     JobFailed,
-    ServiceUnavailable,
     ShapeError,
 )
 from scheduler.driver.ray import RayPool
@@ -337,11 +336,6 @@ def test_progress_and_timeline(tmp_path: Path, client: Client, capsys: pytest.Ca
     assert "3/3" in capsys.readouterr().err
     job.timeline(tmp_path / "trace.json")
     assert "step 2" in (tmp_path / "trace.json").read_text()
-
-
-def test_http_is_refused_with_a_reason() -> None:
-    with pytest.raises(ServiceUnavailable, match="HTTP is not in this version"):
-        connect("http://localhost:8000")
 
 
 def test_check_finite_stops_the_job_at_the_node(client: Client) -> None:

@@ -11,7 +11,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -138,13 +138,16 @@ Feed = Annotated[ArrayFeed | DatasetFeed, Field(discriminator="kind")]
 NameList = Annotated[tuple[Name, ...], Field(min_length=1, max_length=MAX_NAMES), AfterValidator(_distinct)]
 DimList = Annotated[tuple[Name, ...], Field(max_length=MAX_DIMS), AfterValidator(_distinct)]
 
+BatchRows = Annotated[dict[Name, Count], Field(min_length=1, max_length=1)]
+Seed = Annotated[int, Field(strict=True, ge=0, le=MAX_SEED)]
+M = TypeVar("M", bound=BaseModel)
 
-class JobSpec(_Model):
-    """One job. `None` means that the service decides, from the graph and the data alone.
+
+class JobFields(_Model):
+    """What a job is asked to be. `None` means that the service decides, from the graph and the data alone.
 
     `cut=()` forbids cutting. `deadline` counts seconds from submission. `key` makes submission
-    idempotent. `carry` feeds an output (value) back as an input (name) in the next step. `batch`: rows of one dimension in
-    each step, chosen by the seed `shuffle`, or in order, equally many from each of `parts` of the data.
+    idempotent. `carry` feeds an output (value) back as an input (name) in the next step.
     """
 
     graph: Digest
@@ -154,8 +157,6 @@ class JobSpec(_Model):
     chunk: Annotated[dict[Name, Count], Field(max_length=MAX_DIMS)] | None = None
     carry: Annotated[dict[Name, Name], Field(max_length=MAX_FEEDS)] = {}
     steps: Annotated[int, Field(strict=True, ge=1, le=MAX_STEPS)] = 1
-    batch: Annotated[dict[Name, Count], Field(min_length=1, max_length=1)] | None = None
-    shuffle: Annotated[int, Field(strict=True, ge=0, le=MAX_SEED)] | Literal["in order"] = 0
     checkpoint_every: Annotated[int, Field(strict=True, ge=1, le=MAX_STEPS)] | None = None
     parts: Count = 1
     backend: Annotated[str, StringConstraints(max_length=64, pattern=r"^[a-z][a-z0-9_.-]*$")] = "numpy"
@@ -177,6 +178,15 @@ class JobSpec(_Model):
                 raise ValueError(f"chunk gives a size for {name!r}, which cut does not list; add it to cut")
         return self
 
+
+class JobSpec(JobFields):
+    """One job. `batch`: rows of one dimension in each step, chosen by the seed `shuffle`, or in order, equally many from
+    each of `parts` of the data.
+    """
+
+    batch: BatchRows | None = None
+    shuffle: Seed | Literal["in order"] = 0
+
     def to_json(self) -> dict[str, Any]:
         """The spec as JSON data; `parse_spec` reads it back."""
         return self.model_dump(mode="json")
@@ -184,6 +194,11 @@ class JobSpec(_Model):
 
 def parse_spec(source: str | bytes | Mapping[str, Any]) -> JobSpec:
     """The spec in JSON text or JSON-like data, or a typed error that names the wrong field."""
+    return parse(source, JobSpec)
+
+
+def parse(source: str | bytes | Mapping[str, Any], model: type[M]) -> M:
+    """A description in JSON text or JSON-like data, or a typed error that names the wrong field."""
     try:
         text = source if isinstance(source, str | bytes) else json.dumps(dict(source), allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
@@ -194,7 +209,7 @@ def parse_spec(source: str | bytes | Mapping[str, Any]) -> JobSpec:
             "put data into blobs, not into the description"
         )
     try:
-        return JobSpec.model_validate_json(text)
+        return model.model_validate_json(text)
     except ValidationError as error:
         raise _typed(error.errors(include_url=False), error.error_count()) from None
 

@@ -18,7 +18,7 @@ from functools import lru_cache
 from types import TracebackType
 from typing import Any, Self
 
-from sqlalchemy import Connection, Row, Select, bindparam, delete, insert, select, update
+from sqlalchemy import Connection, Row, Select, bindparam, delete, func, insert, select, update
 from sqlalchemy.exc import DBAPIError, IntegrityError, TimeoutError
 
 from graphir.errors import ServiceUnavailable
@@ -110,7 +110,7 @@ class Store:
         self.where = self._engine.url.render_as_string(hide_password=True)
         self.seen = Seen()
         try:
-            with self._transaction(writes=True) as connection:
+            with self.transaction(writes=True) as connection:
                 prepare_schema(connection, self.where)
         except BaseException:  # whatever went wrong, the connections must not stay open
             self.close()
@@ -139,7 +139,7 @@ class Store:
         record = Record(job_id(now, self._entropy(10)), owner, spec, new_job(spec), 0, now, now)
         new = self._new(values)
         try:
-            with self._transaction(writes=True, promises=True) as connection:
+            with self.transaction(writes=True, promises=True) as connection:
                 self._write_values(connection, new)
                 connection.execute(_INSERT_JOB, _new_row(record))
         except IntegrityError:
@@ -164,10 +164,10 @@ class Store:
             with suppress(IllegalTransition, SeqConflict):  # unless the job is not any more as it was seen
                 applied = _apply(known.job, happened)
                 if applied[1]:
-                    with self._transaction(writes=True, promises=promises) as connection:
+                    with self.transaction(writes=True, promises=promises) as connection:
                         written = self._write(connection, known, *applied, new)
                     return self._keep(written, new)
-        with self._transaction(writes=True, promises=promises) as connection:
+        with self.transaction(writes=True, promises=promises) as connection:
             row = self._row(connection, _LOCKED, job)
             if after is not None and after != row.seq:
                 raise SeqConflict(f"the journal of job {job} is at {row.seq}, not {after}; read it again")
@@ -182,7 +182,7 @@ class Store:
         """A value of little size, or None if it is not here; verified when it is read from the database."""
         found = self.seen.value(digest)
         if found is None:
-            with self._transaction() as connection:
+            with self.transaction() as connection:
                 row = connection.execute(_VALUE, {"value": digest}).one_or_none()
             if row is None:
                 return None
@@ -194,13 +194,13 @@ class Store:
 
     def drop(self, digest: str) -> None:
         """Remove a value of little size that nothing names any more, if it is here."""
-        with self._transaction(writes=True) as connection:
+        with self.transaction(writes=True) as connection:
             connection.execute(_DROP, {"value": digest})
         self.seen.drop_value(digest)
 
     def events(self, job: str, after: int = 0, limit: int | None = None) -> list[Logged]:
         """The journal's events with numbers over `after`, in order."""
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             query = _EVENTS if limit is None else _EVENTS.limit(limit)
             rows = connection.execute(query, {"job": job, "after": after}).all()
             if not rows:
@@ -209,7 +209,7 @@ class Store:
 
     def job(self, job: str) -> Record:
         """One job, or UnknownJob."""
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             return _record(self._row(connection, _JOB, job))
 
     def jobs(self, limit: int = 100, before: str | None = None, *, owner: str | None = None) -> list[Record]:
@@ -226,14 +226,27 @@ class Store:
         waiting = [status.value for status in Status if not status.terminal]
         return self._records(select(jobs).where(jobs.c.status.in_(waiting)).order_by(jobs.c.id))
 
+    def waiting(self, owner: str) -> int:
+        """How many jobs of somebody have not ended."""
+        unfinished = jobs.c.status.in_([status.value for status in Status if not status.terminal])
+        query = select(func.count()).select_from(jobs).where(jobs.c.owner == owner, unfinished)
+        with self.transaction() as connection:
+            return int(connection.execute(query).scalar_one())
+
+    def counts(self) -> dict[str, int]:
+        """How many jobs there are of each status."""
+        with self.transaction() as connection:
+            rows = connection.execute(select(jobs.c.status, func.count()).group_by(jobs.c.status)).all()
+        return {row[0]: row[1] for row in rows}
+
     def result(self, job: str) -> str | None:
         """The digest of the job's outputs, or None while there are none."""
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             row = self._row(connection, _JOB, job)
         return None if row.result is None else str(row.result)
 
     def _records(self, query: Select[Any]) -> list[Record]:
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             rows = connection.execute(query).all()
         return [_record(row) for row in rows]
 
@@ -277,7 +290,7 @@ class Store:
         if spec.key is None:
             return None
         query = select(jobs.c.id, jobs.c.spec).where(jobs.c.owner == owner, jobs.c.key == spec.key)
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             row = connection.execute(query).one_or_none()
         if row is None:
             return None
@@ -286,7 +299,8 @@ class Store:
         return str(row.id)
 
     @contextmanager
-    def _transaction(self, *, writes: bool = False, promises: bool = False) -> Iterator[Connection]:
+    def transaction(self, *, writes: bool = False, promises: bool = False) -> Iterator[Connection]:
+        """A transaction that is kept if nothing is raised. promises: it outlives a power cut."""
         try:
             with self._engines[writes, promises].begin() as connection:
                 yield connection

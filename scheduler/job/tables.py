@@ -16,6 +16,7 @@ from typing import Any
 from sqlalchemy import (
     JSON,
     URL,
+    BigInteger,
     Column,
     Connection,
     Double,
@@ -42,7 +43,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 
 from graphir.errors import GraphError
 
-SCHEMA = 2
+SCHEMA = 3
 BUSY_SECONDS = 30
 WRITES, PROMISES = "gradfleet_writes", "gradfleet_promises"
 
@@ -87,8 +88,34 @@ small_values = Table(
     Column("data", LargeBinary, nullable=False),
 )
 
+# Who may use the service: the token itself is nowhere, only the SHA-256 of its secret part.
+tokens = Table(
+    "tokens",
+    metadata,
+    Column("id", String(16), primary_key=True),
+    Column("owner", String(128), nullable=False),
+    Column("secret", String(64), nullable=False),
+    Column("scopes", Text, nullable=False),
+    Column("created", Double, nullable=False),
+    Column("expires", Double),
+    Column("revoked", Double),
+)
+
+# Whose blobs there are: who knows the name of a blob has it only after sending its bytes.
+holdings = Table(
+    "holdings",
+    metadata,
+    Column("owner", String(128), primary_key=True),
+    Column("digest", String(64), primary_key=True),
+    Column("bytes", BigInteger, nullable=False),
+    Column("created", Double, nullable=False),
+)
+
 # From each older version to the next one, in the transaction that opens the database.
-UPGRADES: Mapping[int, Callable[[Connection], None]] = {1: small_values.create}
+UPGRADES: Mapping[int, Callable[[Connection], None]] = {
+    1: small_values.create,
+    2: partial(metadata.create_all, tables=[tokens, holdings]),
+}
 
 
 class StoreError(GraphError):

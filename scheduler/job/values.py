@@ -13,13 +13,13 @@ class Values:
     """The bytes of graphs, feeds, checkpoints and results."""
 
     def __init__(self, store: Store, blobs: Blobs) -> None:
-        self._store, self._blobs = store, blobs
+        self._store, self.blobs = store, blobs
 
     def put(self, data: Bytes, beside: dict[str, bytes]) -> str:
         """Keep bytes and return their digest. Little ones are put into `beside`, which goes to the store with the digest."""
         view = memoryview(data)
         if view.nbytes > SMALL_BYTES:
-            return self._blobs.put(data)
+            return self.blobs.put(data)
         small = view.tobytes()
         digest = hashlib.sha256(small).hexdigest()
         beside[digest] = small
@@ -28,9 +28,9 @@ class Values:
     def drop(self, digest: str) -> None:
         """Remove bytes that nothing names any more."""
         self._store.drop(digest)
-        self._blobs.drop(digest)
+        self.blobs.drop(digest)
 
     def view(self, digest: str) -> memoryview:
         """The bytes, verified, read-only. Raises BlobMissing and BlobCorrupt."""
         found = self._store.value(digest)
-        return self._blobs.view(digest) if found is None else memoryview(found)
+        return self.blobs.view(digest) if found is None else memoryview(found)

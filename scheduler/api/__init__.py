@@ -1,0 +1,1 @@
+"""The HTTP service: what `gradfleet serve` runs."""

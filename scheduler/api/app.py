@@ -1,0 +1,316 @@
+"""The routes. Each says who may call, reads what it is given within bounds, and leaves the rest to the desk."""
+
+import re
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any
+
+import anyio
+import anyio.from_thread
+import anyio.to_thread
+from fastapi import APIRouter, Depends, FastAPI, Header, Query, Request
+from fastapi.responses import FileResponse, JSONResponse, Response, StreamingResponse
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect
+
+from graphir.errors import LimitError
+from graphir.timeline import chrome_trace
+from scheduler.api import schemas
+from scheduler.api.auth import Caller, Door
+from scheduler.api.desk import Desk, plan_facts
+from scheduler.api.metrics import MEDIA_TYPE, Metrics
+from scheduler.api.problems import BadRequest, RequestRefused
+from scheduler.api.shell import Shell, add_handlers
+from scheduler.api.stream import Watch
+from scheduler.job.events import event_to_json
+from scheduler.job.seen import Record
+from scheduler.job.spec import MAX_SPEC_BYTES, SpecError, parse
+from scheduler.job.store import MAX_PAGE
+
+MAX_WAIT = 30.0
+UPLOADS = 16
+"""Uploads at one time; others wait, so that slow senders do not take the threads that answer everybody."""
+BLOCK = 1 << 20
+_BYTES = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
+
+
+class _File(FileResponse):
+    chunk_size = BLOCK
+
+
+def create_app(desk: Desk, *, close: Callable[[], None]) -> FastAPI:
+    """The application. close: what ends the service when the application is shut down."""
+    watch, metrics = Watch(desk.service), Metrics()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        watch.start()
+        yield
+        watch.close()
+        await run_in_threadpool(close)
+
+    app = FastAPI(
+        title="Gradfleet", version=version("gradfleet"), lifespan=lifespan, docs_url=None, redoc_url=None,
+        description="Jobs of symbolic tensor graphs. Errors are problem documents (RFC 9457).",
+    )  # fmt: skip
+    app.state.watch = watch
+    add_handlers(app)
+    app.add_middleware(Shell, metrics=metrics)
+    door = Door(desk.access)
+    for router in (
+        _blobs(desk, door),
+        _jobs(desk, door),
+        _outcomes(desk, door),
+        _watching(desk, door, watch),
+        _plans(desk, door),
+    ):
+        app.include_router(router, responses=PROBLEMS)
+    app.include_router(_health(desk, door, watch, metrics))
+    return app
+
+
+PROBLEMS: dict[int | str, dict[str, Any]] = {
+    status: {
+        "description": said,
+        "content": {"application/problem+json": {"schema": schemas.Problem.model_json_schema()}},
+    }
+    for status, said in {
+        "4XX": "what was asked cannot be done; the document says why and what to do",
+        "5XX": "the service cannot do it now",
+    }.items()
+}
+
+
+def _blobs(desk: Desk, door: Door) -> APIRouter:
+    router = APIRouter(prefix="/v1", tags=["blobs"])
+    reader, writer = Depends(door.needs("read")), Depends(door.needs("submit"))
+    uploads: list[anyio.CapacityLimiter] = []
+
+    @router.head("/blobs/{digest}", summary="Whether you have sent this blob")
+    def has(digest: str, caller: Annotated[Caller, reader]) -> Response:
+        return Response(headers={"Content-Length": str(desk.has(caller.owner, digest)), "ETag": f'"{digest}"'})
+
+    @router.get(
+        "/blobs/{digest}", summary="The bytes of a blob", response_class=_File, responses={200: {"content": _BYTES}}
+    )
+    def get(digest: str, caller: Annotated[Caller, reader]) -> Response:
+        return _file(desk.blob(caller.owner, digest), digest)
+
+    @router.put(
+        "/blobs/{digest}", summary="Send the bytes that have this SHA-256", status_code=201,
+        responses={204: {"description": "you had sent them already"}},
+        openapi_extra={"requestBody": {"required": True, "content": _BYTES}},
+    )  # fmt: skip
+    async def put(digest: str, caller: Annotated[Caller, writer], request: Request) -> Response:
+        if not uploads:
+            uploads.append(anyio.CapacityLimiter(UPLOADS))  # belongs to the running loop
+        stream = _blocks(request)
+
+        def blocks() -> Iterator[bytes]:
+            while block := anyio.from_thread.run(anext, stream, b""):
+                yield block
+
+        new = await anyio.to_thread.run_sync(
+            partial(desk.put, caller.owner, digest, blocks()), limiter=uploads[0], abandon_on_cancel=False
+        )
+        return Response(status_code=201 if new else 204)
+
+    return router
+
+
+def _jobs(desk: Desk, door: Door) -> APIRouter:
+    router = APIRouter(prefix="/v1", tags=["jobs"])
+    reader, writer = Depends(door.needs("read")), Depends(door.needs("submit"))
+
+    @router.post("/jobs", status_code=201, summary="Submit a job", openapi_extra=_body(schemas.Submission))
+    def submit(
+        caller: Annotated[Caller, writer],
+        body: Annotated[bytes, Depends(_json_body)],
+        key: Annotated[str | None, Header(alias="Idempotency-Key", max_length=256)] = None,
+    ) -> schemas.Accepted:
+        asked = parse(body, schemas.Submission)
+        if key is not None:
+            if asked.key not in (None, key):
+                raise SpecError("the header Idempotency-Key and the field key differ; send one of them")
+            asked = asked.model_copy(update={"key": parse({"graph": asked.graph, "key": key}, schemas.Submission).key})
+        return schemas.Accepted(id=desk.submit(caller.owner, asked))
+
+    @router.get("/jobs", summary="Your jobs, the latest first")
+    def jobs(
+        caller: Annotated[Caller, reader],
+        limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = 100,
+        before: Annotated[str | None, Query(max_length=64)] = None,
+    ) -> schemas.JobList:
+        found = desk.jobs(caller.owner, limit, before)
+        follows = found[-1].id if len(found) == limit else None
+        return schemas.JobList(jobs=[_view(record) for record in found], next=follows)
+
+    @router.get("/jobs/{id}", summary="Where a job is")
+    def job(id: str, caller: Annotated[Caller, reader]) -> schemas.JobView:
+        return _view(desk.record(caller.owner, id))
+
+    @router.delete("/jobs/{id}", summary="Stop a job; one that has ended stays as it is")
+    def cancel(id: str, caller: Annotated[Caller, writer]) -> schemas.JobView:
+        desk.service.cancel(desk.record(caller.owner, id).id)
+        return _view(desk.record(caller.owner, id))
+
+    return router
+
+
+def _outcomes(desk: Desk, door: Door) -> APIRouter:
+    router = APIRouter(prefix="/v1", tags=["jobs"])
+    reader = Depends(door.needs("read"))
+
+    @router.get("/jobs/{id}/feeds", summary="What the inputs of a job were given")
+    def feeds(id: str, caller: Annotated[Caller, reader]) -> dict[str, Any]:
+        return desk.service.feeds(desk.record(caller.owner, id).id)
+
+    @router.get(
+        "/jobs/{id}/result", summary="The outputs of a job that succeeded, as a safetensors file",
+        response_class=_File, responses={200: {"content": _BYTES}},
+    )  # fmt: skip
+    def result(id: str, caller: Annotated[Caller, reader]) -> Response:
+        found = desk.result(caller.owner, id)
+        if isinstance(found, Path):
+            return _file(found, str(desk.record(caller.owner, id).job.result))
+        return Response(found, media_type="application/octet-stream")
+
+    @router.get("/jobs/{id}/timeline", summary="The steps of a job so far as a Chrome trace")
+    def timeline(id: str, caller: Annotated[Caller, reader]) -> dict[str, Any]:
+        journal = desk.service.store.events(desk.record(caller.owner, id).id)
+        return chrome_trace([{"seq": logged.seq, **event_to_json(logged.event)} for logged in journal])
+
+    return router
+
+
+def _watching(desk: Desk, door: Door, watch: Watch) -> APIRouter:
+    router = APIRouter(prefix="/v1", tags=["jobs"])
+    reader = Depends(door.needs("read"))
+
+    @router.get(
+        "/jobs/{id}/events", summary="What happens to a job: server-sent events, or JSON for those who accept only that",
+        response_class=StreamingResponse,
+        responses={200: {"model": schemas.EventList, "content": {"text/event-stream": {"schema": {"type": "string"}}}}},
+    )  # fmt: skip
+    async def events(
+        id: str,
+        caller: Annotated[Caller, reader],
+        accept: Annotated[str, Header()] = "text/event-stream",
+        last: Annotated[int | None, Header(alias="Last-Event-ID", ge=0, le=2**31 - 1)] = None,
+        after: Annotated[int, Query(ge=0, le=2**31 - 1)] = 0,
+        wait: Annotated[float, Query(ge=0, allow_inf_nan=False)] = 0.0,
+    ) -> Response:
+        record = await run_in_threadpool(desk.record, caller.owner, id)
+        watch.check_room()
+        if accept.split(";")[0].strip() == "application/json":
+            return JSONResponse({"events": await watch.some(record.id, after, min(wait, MAX_WAIT))})
+        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+        began = after if last is None else last
+        return StreamingResponse(watch.stream(record.id, began), media_type="text/event-stream", headers=headers)
+
+    return router
+
+
+def _plans(desk: Desk, door: Door) -> APIRouter:
+    router = APIRouter(prefix="/v1", tags=["plans"])
+    reader, writer = Depends(door.needs("read")), Depends(door.needs("submit"))
+
+    @router.get("/jobs/{id}/plan", summary="How a job is cut and run, and why")
+    def job_plan(id: str, caller: Annotated[Caller, reader]) -> schemas.PlanView:
+        return schemas.PlanView(**plan_facts(desk.service.job_plan(desk.record(caller.owner, id).id)))
+
+    @router.post("/plans", summary="Explain a job without running it", openapi_extra=_body(schemas.PlanRequest))
+    def plan(caller: Annotated[Caller, writer], body: Annotated[bytes, Depends(_json_body)]) -> schemas.PlanView:
+        return schemas.PlanView(**plan_facts(desk.plan(caller.owner, parse(body, schemas.PlanRequest))))
+
+    return router
+
+
+def _health(desk: Desk, door: Door, watch: Watch, metrics: Metrics) -> APIRouter:
+    router = APIRouter(tags=["service"])
+
+    @router.get("/healthz", summary="The process answers")
+    async def health() -> schemas.Health:
+        return schemas.Health(status="ok")
+
+    @router.get("/readyz", summary="Jobs can be accepted", responses={503: PROBLEMS["5XX"]})
+    def ready() -> schemas.Health:
+        watch.check_room()
+        desk.service.store.jobs(1)
+        return schemas.Health(status="ok")
+
+    @router.get(
+        "/metrics", summary="Figures for Prometheus", responses={200: {"content": {"text/plain": {}}}, **PROBLEMS}
+    )
+    def figures(caller: Annotated[Caller, Depends(door.needs("metrics"))]) -> Response:
+        text = metrics.text(desk.service.store.counts(), desk.service.waiting(), watch.watchers)
+        return Response(text, media_type=MEDIA_TYPE)
+
+    return router
+
+
+def _view(record: Record) -> schemas.JobView:
+    job = record.job
+    error = None if job.error is None else {name: getattr(job.error, name) for name in job.error.__slots__}
+    return schemas.JobView(
+        id=record.id, name=record.spec.name, status=job.status.value, step=job.step, steps=job.steps,
+        workers=job.workers, asked=job.asked, fingerprint=job.fingerprint, created=record.created,
+        updated=record.updated, error=error,
+    )  # fmt: skip
+
+
+def _file(path: Path, digest: str) -> Response:
+    return _File(path, media_type="application/octet-stream", headers={"ETag": f'"{digest}"'})
+
+
+async def _json_body(request: Request) -> bytes:
+    """The body of a request, which says that it is JSON: a page in a browser cannot send that to us unasked."""
+    if request.headers.get("content-type", "").split(";")[0].strip().lower() != "application/json":
+        raise RequestRefused("the body should be JSON; send it with Content-Type: application/json", 415)
+    body = bytearray()
+    async for block in _blocks(request):
+        body += block
+        if len(body) > MAX_SPEC_BYTES:
+            raise LimitError(f"the body has more than {MAX_SPEC_BYTES} bytes, which is the limit; put data into blobs")
+    return bytes(body)
+
+
+async def _blocks(request: Request) -> AsyncIterator[bytes]:
+    """The body in blocks of some size."""
+    block = bytearray()
+    try:
+        async for piece in request.stream():
+            block += piece
+            if len(block) >= BLOCK:
+                yield bytes(block)
+                block.clear()
+    except ClientDisconnect:
+        raise BadRequest("the connection was closed before the whole body had come; send it again") from None
+    if block:
+        yield bytes(block)
+
+
+def _body(model: type[Any]) -> dict[str, Any]:
+    """A body that is described but read by us."""
+    schema = model.model_json_schema(ref_template=f"#/components/schemas/{model.__name__}__{{model}}")
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": _inlined(schema)}}}}
+
+
+def _inlined(schema: dict[str, Any]) -> dict[str, Any]:
+    """The schema with its definitions in their places; none of ours contains itself."""
+    parts: dict[str, Any] = schema.pop("$defs", {})
+
+    def place(value: Any) -> Any:
+        if isinstance(value, list):
+            return [place(item) for item in value]
+        if not isinstance(value, dict):
+            return value
+        if "$ref" in value:
+            return place(parts[re.sub(r".*__", "", value["$ref"])])
+        return {name: place(item) for name, item in value.items() if name != "discriminator"}
+
+    found: dict[str, Any] = place(schema)
+    return found

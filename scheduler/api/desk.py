@@ -1,0 +1,188 @@
+"""What the routes do, without HTTP: the service's jobs and blobs as one user may see them.
+
+What is somebody else's is as if it were not there. A blob is a user's only after he has sent its bytes, so knowing the name
+of another one's blob gives nothing. Datasets are read only under prefixes that the operator has allowed.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from graphir import wire
+from graphir.dataset import Dataset
+from graphir.errors import DatasetError, FeedError, FormatError, LimitError, QueueFull
+from graphir.feeds import bind_sizes, check_names
+from graphir.graph import Graph
+from graphir.node import Array
+from graphir.partition.plan import Plan
+from graphir.tensors import has_invalid_bool
+from scheduler.api.problems import NotFound, NotReady
+from scheduler.api.rules import Rules
+from scheduler.api.schemas import PlanRequest, ShapeFeed, Submission
+from scheduler.job.access import Access
+from scheduler.job.blobs import BlobMissing, Bytes
+from scheduler.job.recent import Recent
+from scheduler.job.seen import Record
+from scheduler.job.spec import ArrayFeed, DatasetFeed, SpecError
+from scheduler.job.store import UnknownJob
+from scheduler.limits import MAX_GRAPH_NODES, MAX_GRAPHS
+from scheduler.local import EmbeddedService
+from workers.data import open_source
+
+_ID = re.compile(r"[0-9a-hjkmnp-tv-z]{26}")
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+_STEP_UP = re.compile(r"(^|[/\\])(\.|%2e)(\.|%2e)([/\\?#]|$)", re.IGNORECASE)
+
+
+class Desk:
+    """One service, for many users. May be used by several threads."""
+
+    def __init__(self, service: EmbeddedService, rules: Rules, now: Any) -> None:
+        self.service, self.rules, self._now = service, rules, now
+        self.access = Access(service.store)
+        self._limits = wire.Limits(nodes=rules.graph_nodes, header_bytes=1 << 28, constant_bytes=rules.blob_bytes)
+        self._graphs: Recent[str, Graph] = Recent(MAX_GRAPHS, MAX_GRAPH_NODES, len)
+
+    def submit(self, owner: str, asked: Submission) -> str:
+        """Accept a job."""
+        waiting = self.service.store.waiting(owner)
+        if waiting >= self.rules.jobs:
+            raise QueueFull(f"you have {waiting} jobs that have not ended, the limit; wait for some or cancel some")
+        graph = self._graph(owner, asked.graph)
+        feeds = {name: self._feed(owner, name, feed) for name, feed in asked.feeds.items()}
+        options = asked.model_dump(mode="json", exclude={"graph", "feeds"})
+        return self.service.submit(graph, feeds, options, owner=owner)
+
+    def plan(self, owner: str, asked: PlanRequest) -> Plan:
+        """The plan of a job that is not run."""
+        graph = self._graph(owner, asked.graph)
+        check_names(graph, asked.feeds)
+        shapes: dict[str, tuple[int, ...]] = {}
+        for name, feed in asked.feeds.items():
+            if isinstance(feed, ShapeFeed):
+                if feed.dtype != graph.inputs[name].type.dtype.name:
+                    raise FeedError(f"input {name!r} is {graph.inputs[name].type}, not {feed.dtype}; convert it")
+                shapes[name] = feed.shape
+            else:
+                shapes[name] = open_source(self._dataset(feed.dataset())).shape
+        options = asked.model_dump(mode="json", exclude={"graph", "feeds", "workers"})
+        return self.service.plan_for(graph, bind_sizes(graph, shapes), options, asked.workers)
+
+    def record(self, owner: str, id: str) -> Record:
+        """A job of this user."""
+        if _ID.fullmatch(id):
+            seen = self.service.store.seen.record(id)
+            record = seen if seen is not None and seen.job.status.terminal else self.service.store.job(id)
+            if record.owner == owner:
+                return record
+        raise UnknownJob(f"you have no job {id[:100]!r}; look at the list of yours")
+
+    def jobs(self, owner: str, limit: int, before: str | None) -> list[Record]:
+        """Jobs of this user, the latest first."""
+        if before is not None and not _ID.fullmatch(before):
+            raise UnknownJob(f"there is no job {before[:100]!r} before which others could be")
+        return self.service.store.jobs(limit, before, owner=owner)
+
+    def result(self, owner: str, id: str) -> Path | bytes:
+        """The outputs of a job: a file, or bytes where they are few."""
+        digest = self.record(owner, id).job.result
+        if digest is None:
+            raise NotReady(f"job {id} has no result; it is {self.record(owner, id).job.status}")
+        small = self.service.store.value(digest)
+        return self.service.values.blobs.path(digest) if small is None else small
+
+    def put(self, owner: str, digest: str, chunks: Iterable[Bytes]) -> bool:
+        """Take the bytes of a blob; whether they are new for this user."""
+        _check_digest(digest)
+        known = self.access.size(owner, digest) is not None
+        room = self.rules.blob_bytes if known else self._room(owner)
+        counted = _Counted(chunks)
+        self.service.values.blobs.put_stream(counted, expect=digest, limit=min(room, self.rules.blob_bytes))
+        self.access.hold(owner, digest, counted.bytes, self._now())
+        return not known
+
+    def blob(self, owner: str, digest: str) -> Path:
+        """The file of a blob of this user."""
+        if not _DIGEST.fullmatch(digest) or self.access.size(owner, digest) is None:
+            raise _no_blob(digest)
+        return self.service.values.blobs.path(digest)
+
+    def has(self, owner: str, digest: str) -> int:
+        """The bytes of a blob of this user."""
+        size = self.access.size(owner, digest) if _DIGEST.fullmatch(digest) else None
+        if size is None or not self.service.values.blobs.has(digest):
+            raise _no_blob(digest)
+        return size
+
+    def _room(self, owner: str) -> int:
+        left = self.rules.bytes - self.access.held(owner)
+        if left <= 0:
+            raise LimitError(f"you have {self.rules.bytes} bytes of blobs, the limit; ask the operator for more")
+        return left
+
+    def _graph(self, owner: str, digest: str) -> Graph:
+        path = self.blob(owner, digest)
+        graph = self._graphs.get(digest)
+        if graph is None:
+            graph = wire.load(path.read_bytes(), self._limits)
+            self._graphs.put(digest, graph)
+        return graph
+
+    def _feed(self, owner: str, name: str, feed: ArrayFeed | DatasetFeed) -> Array | Dataset:
+        if isinstance(feed, DatasetFeed):
+            return self._dataset(feed)
+        self.blob(owner, feed.blob)
+        data = self.service.values.blobs.view(feed.blob)
+        if data.nbytes != feed.nbytes:
+            raise SpecError(
+                f"input {name!r} is said to be {feed.dtype}{list(feed.shape)} of {feed.nbytes} bytes, but its blob has "
+                f"{data.nbytes}"
+            )
+        array: Array = np.ndarray(feed.shape, np.dtype(feed.dtype).newbyteorder("<"), data if feed.nbytes else None)
+        if has_invalid_bool(array):
+            raise FormatError(f"input {name!r} is bool, and its blob has bytes other than 0 and 1; send it again")
+        return array
+
+    def _dataset(self, feed: DatasetFeed) -> Dataset:
+        """A dataset under one of the prefixes; what it was found to be is not taken from outside."""
+        url = feed.url
+        inside = any(url.startswith(prefix.rstrip("/") + "/") for prefix in self.rules.data)
+        if not inside or "::" in url or _STEP_UP.search(url):
+            known = ", ".join(self.rules.data) or "none"
+            raise DatasetError(
+                f"dataset {url[:300]!r} may not be read by this service (allowed prefixes: {known}); ask its operator for "
+                "`gradfleet serve --allow-data`, or send the array"
+            )
+        return Dataset(url, feed.column)
+
+
+class _Counted:
+    """Chunks, and how many bytes they had."""
+
+    def __init__(self, chunks: Iterable[Bytes]) -> None:
+        self._chunks, self.bytes = chunks, 0
+
+    def __iter__(self) -> Any:
+        for chunk in self._chunks:
+            self.bytes += len(chunk)
+            yield chunk
+
+
+def plan_facts(plan: Plan) -> Mapping[str, Any]:
+    """A plan as JSON data."""
+    facts = {name: getattr(plan, name) for name in ("stages", "chunks", "borders", "sizes", "notes", "outlook")}
+    return {"text": plan.to_text(), "svg": plan.to_svg(), **facts}
+
+
+def _check_digest(digest: str) -> None:
+    if not _DIGEST.fullmatch(digest):
+        raise NotFound(
+            f"{digest[:100]!r} does not name a blob; a name is the SHA-256 of its bytes in lower-case digits"
+        )
+
+
+def _no_blob(digest: str) -> BlobMissing:
+    return BlobMissing(f"you have no blob {digest[:100]!r} here; upload it")

@@ -1,0 +1,107 @@
+"""`gradfleet serve`: the application on a socket, until SIGTERM or SIGINT.
+
+On a signal no more requests are taken, streams end, jobs stop before their next chunk, and the process exits; the next one
+on the same directory goes on. Handlers are set after whatever else set its own.
+"""
+
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+
+import uvicorn
+
+from graphir.errors import GraphError, ServiceUnavailable
+from scheduler.api.app import create_app
+from scheduler.api.auth import is_loopback
+from scheduler.api.desk import Desk
+from scheduler.api.rules import Rules
+from scheduler.api.stream import Watch
+from scheduler.local import EmbeddedService
+
+GRACE_SECONDS = 10
+
+
+class NotSafe(GraphError):
+    """The service would be open to others without anything that keeps them out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Where and how to serve. port 0: one that is free."""
+
+    directory: Path
+    host: str = "127.0.0.1"
+    port: int = 8000
+    workers: int | None = None
+    rules: Rules = field(default_factory=Rules)
+    certificate: Path | None = None
+    key: Path | None = None
+
+
+def serve(settings: Settings, tell: Callable[[str], None]) -> None:
+    """Serve until a signal comes; `tell` gets the URL when requests are taken."""
+    listener = _listen(settings.host, settings.port)
+    with closing(listener):
+        service = EmbeddedService(directory=settings.directory, workers=settings.workers)
+        try:
+            desk = Desk(service, settings.rules, time.time)
+            if not is_loopback(settings.host) and desk.access.is_open():
+                raise NotSafe(
+                    f"{settings.host} can be reached by others, and there are no tokens; make one with `gradfleet token "
+                    "create NAME`, or bind to 127.0.0.1"
+                )
+            app = create_app(desk, close=service.close)
+        except BaseException:
+            service.close()
+            raise
+        config = uvicorn.Config(
+            app, log_level="warning", access_log=False, server_header=False, proxy_headers=False, ws="none",
+            timeout_graceful_shutdown=GRACE_SECONDS, ssl_certfile=_text(settings.certificate), ssl_keyfile=_text(settings.key),
+        )  # fmt: skip
+        scheme = "http" if settings.certificate is None else "https"
+        host, port = listener.getsockname()[:2]
+        url = f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
+        _Server(config, app.state.watch, lambda: tell(url)).run([listener])
+
+
+class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config, watch: Watch, started: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._watch, self._started = watch, started
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if not self.should_exit:
+            self._started()
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Stop on a signal, and exit as one that has done what it was told."""
+        before = {each: signal.signal(each, self.handle_exit) for each in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield
+        finally:
+            for each, handler in before.items():
+                signal.signal(each, handler)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        super().handle_exit(sig, frame)
+        self._watch.stop_soon()
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=2048)
+    except (OSError, OverflowError) as error:
+        raise ServiceUnavailable(f"cannot listen on {host} port {port}: {error}; choose another with --port") from None
+
+
+def _text(path: Path | None) -> str | None:
+    return None if path is None else os.fspath(path)

@@ -1,0 +1,114 @@
+"""The commands that run a service: `gradfleet serve` and `gradfleet token`."""
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+import click
+
+from scheduler.api.rules import Rules
+from scheduler.job.access import SCOPES, Access
+from scheduler.job.store import Store
+from scheduler.local import DATABASE
+
+DAY = 24 * 3600.0
+_DEFAULT = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "gradfleet"
+
+directory_option = click.option(
+    "--directory", envvar="GRADFLEET_DIRECTORY", default=_DEFAULT, show_default=True,
+    type=click.Path(file_okay=False, path_type=Path), help="where jobs, tokens and data are kept",
+)  # fmt: skip
+json_option = click.option("--json", "as_json", is_flag=True, help="print JSON for machines")
+
+
+@click.command()
+@directory_option
+@click.option("--host", default="127.0.0.1", show_default=True, help="another one needs tokens")
+@click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535), help="0: one that is free")
+@click.option("--workers", type=click.IntRange(0), help="Ray workers, by default one a core; 0: none, in this process")
+@click.option("--allow-data", "data", multiple=True, help="a path or URL under which clients' datasets may be read")
+@click.option("--quota-jobs", default=Rules().jobs, show_default=True, type=click.IntRange(1), help="of one user")
+@click.option("--quota-bytes", default=Rules().bytes, show_default=True, type=click.IntRange(1), help="of one user")
+@click.option("--tls-certificate", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--tls-key", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+def serve(
+    directory: Path,
+    host: str,
+    port: int,
+    workers: int | None,
+    data: tuple[str, ...],
+    quota_jobs: int,
+    quota_bytes: int,
+    tls_certificate: Path | None,
+    tls_key: Path | None,
+) -> None:
+    """Run the service: jobs by HTTP, kept over restarts. SIGTERM ends it; the next one goes on."""
+    from scheduler.api.server import Settings  # what serves HTTP is loaded only to do so
+    from scheduler.api.server import serve as run_server
+
+    rules = Rules(jobs=quota_jobs, bytes=quota_bytes, data=data)
+    settings = Settings(directory, host, port, workers, rules, tls_certificate, tls_key)
+    run_server(settings, lambda url: click.echo(f"listening on {url}", err=True))
+
+
+@click.group()
+def token() -> None:
+    """Say who may use a service. Changes take effect at once, also in one that is running."""
+
+
+@token.command()
+@click.argument("name")
+@directory_option
+@click.option(
+    "--scope", "scopes", multiple=True, type=click.Choice(SCOPES), default=["read", "submit"], show_default=True
+)
+@click.option("--days", type=click.FloatRange(0, min_open=True), help="how long it is valid, by default until revoked")
+@json_option
+def create(name: str, directory: Path, scopes: tuple[str, ...], days: float | None, as_json: bool) -> None:
+    """Make a token for user NAME. It is printed this once and kept nowhere."""
+    with _access(directory) as access:
+        made = access.create(name, scopes, time.time(), None if days is None else days * DAY, os.urandom)
+    click.echo(json.dumps({"token": made, "owner": name, "scopes": list(scopes)}) if as_json else made)
+
+
+@token.command()
+@click.argument("which")
+@directory_option
+@json_option
+def revoke(which: str, directory: Path, as_json: bool) -> None:
+    """End the token with an id, or all tokens of a user."""
+    with _access(directory) as access:
+        count = access.revoke(which, time.time())
+    if not count:
+        raise click.UsageError(
+            f"no valid token has the id, or belongs to the user, {which!r}; see `gradfleet token list`"
+        )
+    click.echo(json.dumps({"revoked": count}) if as_json else f"{count} token(s) revoked")
+
+
+@token.command("list")
+@directory_option
+@json_option
+def list_tokens(directory: Path, as_json: bool) -> None:
+    """List tokens by id, without their secrets."""
+    now = time.time()
+    with _access(directory) as access:
+        found = access.tokens()
+    if as_json:
+        facts = [{name: getattr(each, name) for name in each.__slots__} for each in found]
+        click.echo(json.dumps([{**fact, "valid": each.is_valid(now)} for fact, each in zip(facts, found, strict=True)]))
+        return
+    for each in found:
+        ends = "" if each.expires is None else f", until {datetime.fromtimestamp(each.expires, UTC):%Y-%m-%d %H:%M} UTC"
+        state = "valid" if each.is_valid(now) else "revoked" if each.revoked is not None else "expired"
+        click.echo(f"{each.id}  {each.owner}  {','.join(each.scopes)}  {state}{ends}")
+
+
+@contextmanager
+def _access(directory: Path) -> Iterator[Access]:
+    with Store(f"sqlite:///{directory.absolute() / DATABASE}") as store:
+        yield Access(store)
