@@ -6,6 +6,7 @@ of another one's blob gives nothing. Datasets are read only under prefixes that 
 
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -73,12 +74,10 @@ class Desk:
 
     def record(self, owner: str, id: str) -> Record:
         """A job of this user."""
-        if _ID.fullmatch(id):
-            seen = self.service.store.seen.record(id)
-            record = seen if seen is not None and seen.job.status.terminal else self.service.store.job(id)
-            if record.owner == owner:
-                return record
-        raise UnknownJob(f"you have no job {id[:100]!r}; look at the list of yours")
+        record = self._found(id) if _ID.fullmatch(id) else None
+        if record is None or record.owner != owner:
+            raise UnknownJob(f"you have no job {id[:100]!r}; look at the list of yours")
+        return record
 
     def jobs(self, owner: str, limit: int, before: str | None) -> list[Record]:
         """Jobs of this user, the latest first."""
@@ -108,7 +107,10 @@ class Desk:
         """The file of a blob of this user."""
         if not _DIGEST.fullmatch(digest) or self.access.size(owner, digest) is None:
             raise _no_blob(digest)
-        return self.service.values.blobs.path(digest)
+        try:
+            return self.service.values.blobs.path(digest)
+        except BlobMissing:  # which would tell where it was looked for
+            raise _no_blob(digest) from None
 
     def has(self, owner: str, digest: str) -> int:
         """The bytes of a blob of this user."""
@@ -116,6 +118,14 @@ class Desk:
         if size is None or not self.service.values.blobs.has(digest):
             raise _no_blob(digest)
         return size
+
+    def _found(self, id: str) -> Record | None:
+        seen = self.service.store.seen.record(id)
+        if seen is not None and seen.job.status.terminal:
+            return seen
+        with suppress(UnknownJob):
+            return self.service.store.job(id)
+        return None
 
     def _room(self, owner: str) -> int:
         left = self.rules.bytes - self.access.held(owner)
