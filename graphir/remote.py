@@ -124,7 +124,7 @@ class RemoteService:
         chosen = {name: value for name, value in options.items() if value is not None}
         return _plan(self._json("POST", "v1/plans", content=_dumped({"graph": digest, "feeds": given, **chosen})))
 
-    def calibrate(self) -> Any:
+    def calibrate(self, plan: Any = None) -> Any:
         """A service's workers are measured where it runs."""
         raise ServiceUnavailable("workers of a remote service are measured there, by `gradfleet calibrate`")
 
