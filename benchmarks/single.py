@@ -31,7 +31,6 @@ READY_SECONDS = 45
 """For how long a peer may compile."""
 SLOW_TO_COMPILE = ("PyTorch compiled", "PyTensor")
 """Peers that take part in W1 to W10 only, for want of time."""
-OURS = "gradfleet"
 
 
 @dataclass
@@ -216,7 +215,15 @@ def section(rows: Sequence[Row]) -> tuple[str, dict[str, str]]:
     return single_page.tables(rows), {"single.svg": single_page.picture(rows)}
 
 
+def main(arguments: Sequence[str]) -> None:
+    """Print the tables of some workloads and peers."""
+    given, _, chosen = " ".join(arguments).partition("--peer")
+    names, peers = given.split(), [peer.strip() for peer in chosen.split(",") if peer.strip()]
+    unknown = [name for name in names if name not in WORKLOADS] + [peer for peer in peers if peer not in PEERS]
+    if unknown:
+        sys.exit(f"there is no {unknown[0]!r}; workloads: {', '.join(WORKLOADS)}; peers: {', '.join(PEERS)}")
+    print(single_page.tables(measure(names or list(WORKLOADS), peers or list(PEERS))))
+
+
 if __name__ == "__main__":
-    given, _, chosen = " ".join(sys.argv[1:]).partition("--peer")
-    some = [peer.strip() for peer in chosen.split(",") if peer.strip()] or list(PEERS)
-    print(single_page.tables(measure(given.split() or list(WORKLOADS), some)))
+    main(sys.argv[1:])

@@ -7,7 +7,7 @@ from statistics import median
 from typing import Any
 
 OURS = "gradfleet"
-COLOURS = ("#2f6db3", "#6b7280", "#c2571a", "#8a3ffc", "#b07aa1", "#3f8f3a", "#9c755f", "#d4a017", "#1b9e9e")
+COLOURS = ("#2f6db3", "#6b7280", "#c2571a", "#8a3ffc", "#b07aa1", "#3f8f3a", "#9c755f", "#d4a017", "#1b9e9e", "#e377c2")
 LEFT, WIDTH, STEP, SPAN = 290, 900, 26, 16.0
 """Where the scale begins, the picture's width, a row's height, and by what factor the scale goes either way."""
 
@@ -60,7 +60,7 @@ def _cell(row: Any, peer: str, text: Any) -> str:
 
 def best_peer(row: Any) -> tuple[str, float]:
     """The fastest of the others, and its time to ours; no name where somebody is missing."""
-    times = {peer: cell.seconds for peer, cell in row.cells.items() if cell.samples and peer != OURS}
+    times = {peer: cell.seconds for peer, cell in row.cells.items() if cell.samples and not peer.startswith(OURS)}
     ours = row.cells.get(OURS)
     if not times or ours is None or not ours.samples:
         return "", 0.0

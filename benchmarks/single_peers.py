@@ -34,6 +34,7 @@ class Peer:
 
 class Ours(Peer):
     needs = "workers.executor"
+    backend = "numpy"
 
     def prepare(self, w: Workload, a: Arrays) -> Call:
         import graphir as gi
@@ -47,7 +48,7 @@ class Ours(Peer):
         vectors = [given[f"v{name}"] for name in w.wrt if w.kind == "hvp"]
         found = gi.hvp(loss, wrt, vectors) if w.kind == "hvp" else gi.grad(loss, wrt)
         graph = gi.Graph({str(k): node for k, node in enumerate([loss, *found])})
-        executor = Executor(graph)
+        executor = Executor(graph, self.backend)
         return lambda: list(executor({name: a[name] for name in graph.inputs}).values())
 
     def _hessian(self, loss: Any, x: Any, a: Arrays) -> Call:
@@ -59,7 +60,7 @@ class Ours(Peer):
 
         (matrix,) = gi.hessian(loss, [x], sparsity="auto")
         rows = np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))
-        executor = Executor(gi.Graph({"loss": loss, "data": matrix.data}))
+        executor = Executor(gi.Graph({"loss": loss, "data": matrix.data}), self.backend)
 
         def call() -> list[Any]:
             found, dense = executor(a), np.zeros(matrix.shape)
@@ -67,6 +68,20 @@ class Ours(Peer):
             return [found["loss"], dense]
 
         return call
+
+
+class OursByLlvm(Ours):
+    """Fused groups and small graphs as machine code."""
+
+    needs = "llvmlite"
+    backend = "llvm"
+
+
+class OursByJax(Ours):
+    """The same graph as one XLA program."""
+
+    needs = "jax"
+    backend = "jax"
 
 
 # ---- JAX ----
@@ -313,6 +328,8 @@ class Oracle(Torch):
 
 PEERS: dict[str, Callable[[], Peer]] = {
     "gradfleet": Ours,
+    "gradfleet by LLVM": OursByLlvm,
+    "gradfleet by JAX": OursByJax,
     "NumPy by hand": NumPy,
     "JAX": Jax,
     "PyTorch": Torch,

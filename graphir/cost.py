@@ -19,10 +19,11 @@ def operations(graph: Graph, sizes: Mapping[str, int] | None = None) -> int:
 
     An op without a rule counts the elements of its output.
     """
-    return _total(graph.nodes, sizes or {})
+    return nodes_operations(graph.nodes, sizes or {})
 
 
-def _total(nodes: Iterable[Node], sizes: Mapping[str, int]) -> int:
+def nodes_operations(nodes: Iterable[Node], sizes: Mapping[str, int]) -> int:
+    """Operations of some nodes; siblings among them are evaluated together."""
     nodes = list(nodes)
     groups = walk.siblings(nodes)
     later = {node for group in groups.values() for node in group[1:]}  # evaluated with the first
@@ -44,9 +45,9 @@ def _control_operations(group: Sequence[Node], sizes: Mapping[str, int]) -> int:
     bodies = {name: body for name, body in attrs.items() if isinstance(body, Body)}
     ahead = bodies.pop("forward", None)  # the states that a retraced scan computes again
     length = dims.evaluate(attrs.get("length", 1), sizes)
-    again = 0 if ahead is None else forward_steps(length, attrs["checkpoints"]) * _total(ahead.nodes, sizes)
+    again = 0 if ahead is None else forward_steps(length, attrs["checkpoints"]) * nodes_operations(ahead.nodes, sizes)
     once = (
-        _total(walk.ancestors([body.outputs[k] for k in wanted if k < len(body.outputs)]), sizes)
+        nodes_operations(walk.ancestors([body.outputs[k] for k in wanted if k < len(body.outputs)]), sizes)
         for body in bodies.values()
     )
     return length * max(once) + again

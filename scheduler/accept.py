@@ -12,6 +12,7 @@ from graphir.graph import Graph
 from graphir.node import Array
 from scheduler.driver.pool import Feeds
 from scheduler.job.spec import SpecError
+from workers import backends
 from workers.data import open_source, take
 
 
@@ -46,8 +47,7 @@ def check_options(graph: Graph, feeds: Feeds, options: Mapping[str, Any]) -> Non
             raise SpecError(f"fetch names {name!r}; the graph's outputs are {list(graph.outputs)}")
     for name, output in options.get("carry", {}).items():
         _check_carry(graph, feeds, name, output)
-    if options.get("backend", "numpy") != "numpy":
-        raise SpecError(f"backend {options['backend']!r} is not in this version; use 'numpy'")
+    backends.check(options.get("backend", "numpy"), graph)
 
 
 def _check_carry(graph: Graph, feeds: Feeds, name: str, output: str) -> None:

@@ -287,7 +287,10 @@ class EmbeddedService:
         graph = self._graph(spec.graph)
         feeds = {name: self._value(feed) for name, feed in spec.feeds.items()}
         sizes = sizes_of(graph, feeds)
-        options = {name: getattr(spec, name) for name in ("cut", "chunk", "check_finite", "batch", "shuffle", "parts")}
+        options = {
+            name: getattr(spec, name)
+            for name in ("cut", "chunk", "check_finite", "batch", "shuffle", "parts", "backend")
+        }
         batch = minibatch(graph, sizes, options, spec.carry)
         return Prepared(self._plans.of(graph, sizes, options, batch, self.memory_limit), feeds)
 

@@ -65,6 +65,7 @@ def _unplaced(plan: Plan, carry: Mapping[str, str], wanted: Collection[str]) -> 
         numbers,
         plan.check_finite,
         plan.batch,
+        plan.backend,
     )
 
 

@@ -43,7 +43,7 @@ class Plans:
         if made is None:
             made = compile(graph, sizes, cut=cut, chunk=chunk, check_finite=check, memory_limit=memory_limit)
             self._recent.put(key, made)
-        return replace(made, batch=batch)
+        return replace(made, batch=batch, backend=options.get("backend", "numpy"))
 
 
 def _worth_while(graph: Graph, sizes: Mapping[str, int], batch: Minibatch) -> dict[str, int] | None:

@@ -70,5 +70,5 @@ def test_failures_name_the_node() -> None:
 
 
 def test_unknown_back_ends_are_named() -> None:
-    with pytest.raises(UnknownBackendError, match="'fortran'; the back-ends are llvm, numpy"):
+    with pytest.raises(UnknownBackendError, match="'fortran'; the back-ends are .*numpy"):
         Executor(GRAPH, backend="fortran")

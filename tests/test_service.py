@@ -111,6 +111,16 @@ def test_training_agrees_with_numpy(client: Client) -> None:
         np.testing.assert_allclose(found[name], value, rtol=1e-12, atol=1e-14)
 
 
+def test_a_job_is_computed_by_the_backend_it_names(client: Client) -> None:
+    """Chunk by chunk by XLA, near the oracle but not with NumPy's bits; the same bits for two workers as for none."""
+    pytest.importorskip("jax")
+    found, expected = train(client, backend="jax").result(WAIT), oracle(data(), STEPS)
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[name], value, rtol=1e-12, atol=1e-14)
+    with connect(workers=0) as inline:
+        assert bits(train(inline, backend="jax").result(WAIT)) == bits(found)
+
+
 @pytest.mark.parametrize("workers", [1, 2, 3])
 def test_any_number_of_workers_gives_the_same_bits(workers: int, reference: dict[str, bytes], client: Client) -> None:
     if workers == 2:

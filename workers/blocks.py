@@ -40,7 +40,8 @@ class Blocked:
     """A group as one kernel: from the arrays of its inputs to those of its outputs."""
 
     def __init__(self, group: Group, kernels: Mapping[Node, Kernel], threads: int, loop: "Loop | None" = None) -> None:
-        self.group, self.inputs, self._threads, self._loop = group, group.inputs, threads, loop
+        self.group, self.nodes, self.inputs = group, group.nodes, group.inputs
+        self._threads, self._loop = threads, loop
         place = {node: k for k, node in enumerate((*self.inputs, *group.nodes))}
         self._kernels = [(kernels[node], bound_attributes(node, {})) for node in group.nodes]
         self._sources = [tuple([place[i] for i in node.inputs]) for node in group.nodes]

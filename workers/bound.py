@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from math import prod
 from types import CodeType
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -37,6 +37,10 @@ class Call:
     sources: tuple[int, ...]
     target: int
     free: tuple[int, ...]
+
+
+Look: TypeAlias = Callable[[Call, list[Any]], None]
+"""What is told of each call when it has ended: the call, and all slots."""
 
 
 class Bound:
@@ -67,15 +71,15 @@ class Bound:
         free = tuple([slot for slot in call.free if slot not in self._fixed])
         return call if free == call.free else replace(call, free=free)
 
-    def run(
-        self, arrays: Mapping[str, Array], look: Callable[[Node, list[Any], int], None] | None = None
-    ) -> list[Array]:
-        """The outputs; `look` is called after each call with its node, the slots, and its target."""
+    def run(self, arrays: Mapping[str, Array], look: Look | None = None) -> list[Array]:
+        """The outputs; `look` is called after each call with it and the slots, before any is freed."""
         self._runs += 1
         if self._runs == OFTEN and self._short:
             self._function = self._straight()
         with np.errstate(all="ignore"):
-            return self._looped(arrays, look) if self._function is None else self._called(self._function, arrays)
+            if self._function is None or look is not None:
+                return self._looped(arrays, look)
+            return self._called(self._function, arrays)
 
     def _calls(self, lines: Sequence[Line]) -> list[Call]:
         calls: list[Call] = []
@@ -144,7 +148,7 @@ class Bound:
 
     # ---- as a loop ----
 
-    def _looped(self, arrays: Mapping[str, Array], look: Callable[[Node, list[Any], int], None] | None) -> list[Array]:
+    def _looped(self, arrays: Mapping[str, Array], look: Look | None) -> list[Array]:
         slots: list[Any] = [None] * self._slots
         for slot, array in self._fixed.items():
             slots[slot] = array
@@ -155,7 +159,7 @@ class Bound:
             for call in self.calls:
                 slots[call.target] = call.function(*[slots[k] for k in call.sources])
                 if look is not None:
-                    look(call.node, slots, call.target)
+                    look(call, slots)
                 for k in call.free:
                     slots[k] = None
         except Exception as error:  # noqa: BLE001

@@ -21,9 +21,11 @@ from graphir.node import Array, Node, describe
 from graphir.types import TensorType
 from workers import backends, blas, heap
 from workers.blocks import worth_blocks
-from workers.bound import Bound
+from workers.bound import Bound, Call, Look
 from workers.fuse import Item, schedule
+from workers.profile import Profile, profiled
 from workers.program import Program, compiled
+from workers.whole import Whole
 
 BOUND_PROGRAMS = 16
 """For how many sets of sizes a bound program is kept."""
@@ -41,15 +43,17 @@ class Executor:
     ) -> None:
         heap.keep_freed()
         self.graph, self.threads, self.memory_limit = graph, threads, memory_limit
-        self._kernels, self._loop = backends.load(backend), backends.compiler(backend, "loop")
-        self._whole = backends.compiler(backend, "whole")
+        backends.check(backend, graph)
+        self._entire = backends.entire(backend)
+        self._kernels = backends.load("numpy" if self._entire is not None else backend)
+        self._loop, self._whole = (backends.compiler(backend, of) for of in ("loop", "whole"))
         self._wholes: OrderedDict[tuple[Any, ...], Any] = OrderedDict()
         self._latest: Any = None
         self._slot = {node: k for k, node in enumerate(graph.nodes)}
         self._inputs = {name: self._slot[node] for name, node in graph.inputs.items()}
         self._outputs = [self._slot[node] for node in graph.outputs.values()]
         self._programs: dict[bool, Program] = {}
-        self._bound: OrderedDict[tuple[Any, ...], Bound] = OrderedDict()
+        self._bound: OrderedDict[tuple[Any, ...], Bound | Whole] = OrderedDict()
         self._looks_at_offsets = any(n.op.offset or "graph" in n.op.attrs.values() for n in graph.nodes)
         self._forms: OrderedDict[Form, Mapping[str, int]] = OrderedDict()
 
@@ -106,6 +110,28 @@ class Executor:
         made: dict[str, Array] | None = found({name: _plain(array) for name, array in arrays.items()})
         return made
 
+    def profile(self, feeds: Mapping[str, Any], *, sizes: Mapping[str, int] | None = None, runs: int = 5) -> Profile:
+        """Where the time of a run goes, by node and fused group: see `workers.profile`."""
+        arrays, numbers = self._checked(feeds, sizes)
+        program = self._as_run(arrays, numbers)
+
+        def run(look: Look | None) -> None:
+            program.run(arrays, look)
+
+        if self.threads is None:
+            return profiled(run, dict(numbers), runs)
+        with blas.threads(self.threads):
+            return profiled(run, dict(numbers), runs)
+
+    def _as_run(self, arrays: Mapping[str, Array], sizes: Mapping[str, int]) -> Bound | Whole:
+        """What `run` would run."""
+        compile_ = self._whole
+        if compile_ is None or self._run_whole(compile_, arrays, sizes, NO_OFFSETS) is None:
+            return self._program(sizes, NO_OFFSETS, check_finite=False)
+        return Whole(
+            self.graph, lambda given: list((self._run_whole(compile_, given, sizes, NO_OFFSETS) or {}).values())
+        )
+
     def peak_bytes(self, sizes: Mapping[str, int]) -> tuple[int, Node]:
         """As the function of this name says of the graph."""
         return peak_bytes(self.graph, sizes)
@@ -138,26 +164,30 @@ class Executor:
                 self._programs[fused] = compiled(self.graph, self._kernels, threads, fused=fused, loop=self._loop)
         return self._programs[fused]
 
-    def _program(self, sizes: Mapping[str, int], offsets: Mapping[str, int], check_finite: bool) -> Bound:
+    def _program(self, sizes: Mapping[str, int], offsets: Mapping[str, int], check_finite: bool) -> Bound | Whole:
         key = (check_finite, *sorted(sizes.items()), *(sorted(offsets.items()) if self._looks_at_offsets else ()))
         known = self._bound.get(key)
         if known is not None:
             self._bound.move_to_end(key)
         else:
-            fused = not check_finite and _has_large_values(self.graph, sizes)  # to look at each value, each is made
-            program = self._compiled(fused=fused)
-            with collector.paused():
-                known = self._bound[key] = Bound(
-                    program, self._inputs, self._outputs, sizes, offsets, check_finite=check_finite
-                )
+            known = self._bound[key] = self._bind(sizes, offsets, check_finite)
             while len(self._bound) > BOUND_PROGRAMS:
                 self._bound.popitem(last=False)
         return known
 
-    def _check_finite(self, node: Node, slots: list[Any], target: int) -> None:
-        if target < len(self.graph.nodes):
-            inputs = {source: slots[self._slot[source]] for source in node.inputs}
-            require_finite(node, {node: slots[target], **inputs})
+    def _bind(self, sizes: Mapping[str, int], offsets: Mapping[str, int], check_finite: bool) -> Bound | Whole:
+        """To look at each value, each is made, by NumPy's kernels where a back-end shows none."""
+        if self._entire is not None and not check_finite:
+            threads = self.threads or len(os.sched_getaffinity(0))
+            return Whole(self.graph, self._entire.program(self.graph, sizes, offsets, threads))
+        program = self._compiled(fused=not check_finite and _has_large_values(self.graph, sizes))
+        with collector.paused():
+            return Bound(program, self._inputs, self._outputs, sizes, offsets, check_finite=check_finite)
+
+    def _check_finite(self, call: Call, slots: list[Any]) -> None:
+        if call.target < len(self.graph.nodes):
+            inputs = {source: slots[self._slot[source]] for source in call.node.inputs}
+            require_finite(call.node, {call.node: slots[call.target], **inputs})
 
 
 def _plain(array: Array) -> Array:

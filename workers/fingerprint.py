@@ -34,6 +34,7 @@ class Fingerprint:
     features: tuple[str, ...]
     machine: str
     probe: str
+    xla: str = ""
 
     @property
     def digest(self) -> str:
@@ -67,6 +68,7 @@ def fingerprint() -> Fingerprint:
         tuple(sorted(name for name, there in __cpu_features__.items() if there)),
         " ".join([platform.system(), platform.machine(), *platform.libc_ver()]),
         _probe(),
+        _version("jaxlib"),
     )
 
 
@@ -75,10 +77,10 @@ def _digest(kernels: Fingerprint) -> str:
     return hashlib.sha256(json.dumps(asdict(kernels), sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _version() -> str:
+def _version(distribution: str = "gradfleet") -> str:
     try:
-        return metadata.version("gradfleet")
-    except metadata.PackageNotFoundError:  # run from its sources
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:  # ours is run from its sources
         return "not installed"
 
 

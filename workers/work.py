@@ -49,7 +49,7 @@ class Work:
     borders: of each cut dimension. blocks: for each value that is not whole, the axis that is sliced by dimension, or None where
     each chunk has a value of its own. carry: the value that each carried input has in the next iteration. keep: values among the
     outputs that somebody may ask for after an iteration, at rank 0 unless they have blocks. numbers: outputs to report after
-    every iteration, with their values. batch: the rows of an iteration.
+    every iteration, with their values. batch: the rows of an iteration. backend: who runs the programs.
     """
 
     sizes: dict[str, int]
@@ -62,6 +62,7 @@ class Work:
     numbers: Mapping[str, str] = field(default_factory=dict)
     check_finite: bool = False
     batch: Minibatch | None = None
+    backend: str = "numpy"
 
     def dims(self, value: str) -> Dims:
         """The dimensions along which a value has blocks."""

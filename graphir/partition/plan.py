@@ -109,7 +109,7 @@ class Plan:
     A graph input is a value under its own name, other values are "%3" and the like. outputs: value id of each graph output, whole or shard
     (a shard output is gathered by the driver). borders: by cut dimension, chunk k covers borders[k]:borders[k + 1].
     outlook: what is expected of a run on the workers that were asked about. batch: the rows that an iteration takes; the plan is
-    one for their number.
+    one for their number. backend: who runs the programs.
     """
 
     graph: Graph
@@ -122,6 +122,7 @@ class Plan:
     check_finite: bool = False
     outlook: tuple[str, ...] = ()
     batch: Minibatch | None = None
+    backend: str = "numpy"
 
     @property
     def cuts(self) -> tuple[str, ...]:

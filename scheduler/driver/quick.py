@@ -59,7 +59,7 @@ class Quick:
         arrays = [feed for feed in feeds.values() if isinstance(feed, np.ndarray)]
         if carry or plan.batch is not None or len(arrays) < len(feeds) or sum(a.nbytes for a in arrays) > QUICK_BYTES:
             return None
-        key = id(plan.steps), tuple(fetch), plan.check_finite
+        key = id(plan.steps), tuple(fetch), plan.check_finite, plan.backend
         if key not in self._known:  # beside the steps, so that nothing else gets their identity
             self._known[key] = plan.steps, self._made(plan, fetch) if _seconds(plan) <= QUICK_SECONDS else None
             while len(self._known) > 4 * KEPT:

@@ -1,8 +1,9 @@
 """Back-ends: who provides the kernels of the ops. One module each, imported only when it is asked for.
 
 A back-end module has a function `kernel(op)` that gives an op's kernel, and may have `loop(group)`, which gives a fused
-group as compiled code or None, and `whole(graph, sizes, offsets)`, which does so with a small graph. If it needs a library, the library is an
-extra of the distribution with the back-end's name.
+group as compiled code or None, and `whole(graph, sizes, offsets)`, which does so with a small graph. Or it runs every graph as one
+program: `program(graph, sizes, offsets, threads)` gives a function from the inputs' arrays, by name, to the outputs', and
+`check(graph)` refuses what it lacks. If it needs a library, the library is an extra of the distribution with the back-end's name.
 """
 
 import pkgutil
@@ -11,6 +12,7 @@ from importlib import import_module
 from typing import Any
 
 from graphir.errors import GraphError
+from graphir.graph import Graph
 from graphir.node import Array, Op
 
 Kernels = Callable[[Op], Callable[..., Array]]
@@ -23,6 +25,23 @@ class UnknownBackendError(GraphError):
 def names() -> list[str]:
     """The back-ends there are: the modules of this package."""
     return sorted(module.name for module in pkgutil.iter_modules(__path__))
+
+
+class UnsupportedOpError(GraphError):
+    """The back-end has nothing for an op of the graph."""
+
+
+def entire(name: str) -> Any:
+    """The back-end's module if it runs every graph as one program, else None; UnknownBackendError."""
+    module = _module(name)
+    return module if hasattr(module, "program") else None
+
+
+def check(name: str, graph: Graph) -> None:
+    """UnknownBackendError, UnsupportedOpError unless the back-end is there and has all that the graph needs."""
+    module = entire(name)
+    if module is not None:
+        module.check(graph)
 
 
 def load(name: str) -> Kernels:
