@@ -247,6 +247,15 @@ def test_wrong_options_are_refused_at_submission(client: Client, options: Feeds)
         client.submit(logistic(), data(), **options)
 
 
+def test_a_job_takes_the_kernels_of_its_back_end(client: Client) -> None:
+    """Compiled ones have other last bits, and the same ones again."""
+    compiled, again = [train(client, steps=20, backend="llvm").result(WAIT) for _ in range(2)]
+    assert bits(compiled) == bits(again)
+    expected = oracle(data(), 20)
+    for name, found in compiled.items():
+        np.testing.assert_allclose(found, expected[name], rtol=1e-10, atol=1e-12)
+
+
 def test_fetch_selects_outputs_and_keeps_the_carried(client: Client) -> None:
     found = train(client, fetch=["loss"], carry={"w": "w_next"}, steps=2).result(WAIT)
     assert found.keys() == {"loss", "w_next"}

@@ -18,14 +18,14 @@ import numpy as np
 from numpy._core._multiarray_umath import __cpu_features__  # what numpy.show_runtime tells
 
 from graphir.node import Array
-from workers import blas
+from workers import backends, blas
 
-PROTOCOL = 2
+PROTOCOL = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Fingerprint:
-    """What decides the bits of a worker's results. version: of this distribution."""
+    """What decides the bits of a worker's results. version: of this distribution. compiler: of what back-ends compile with."""
 
     version: str
     protocol: int
@@ -35,6 +35,7 @@ class Fingerprint:
     machine: str
     probe: str
     xla: str = ""
+    compiler: str = ""
 
     @property
     def digest(self) -> str:
@@ -53,7 +54,7 @@ class Fingerprint:
     def __str__(self) -> str:
         return (
             f"gradfleet {self.version}, numpy {self.numpy}, {', '.join(self.blas) or 'no BLAS known'}, "
-            f"{self.machine}, probe {self.probe}"
+            f"{self.machine}, {self.compiler or 'no compiler'}, probe {self.probe}"
         )
 
 
@@ -69,6 +70,7 @@ def fingerprint() -> Fingerprint:
         " ".join([platform.system(), platform.machine(), *platform.libc_ver()]),
         _probe(),
         _version("jaxlib"),
+        backends.compiler_name(),
     )
 
 

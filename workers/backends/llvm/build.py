@@ -66,8 +66,7 @@ def _machine() -> _Machine:
 
 def target() -> str:
     """The compiler's version and what it compiles for."""
-    with _LOCK:
-        return f"llvm {'.'.join(map(str, llvm.llvm_version_info))} {_machine().cpu}"
+    return f"llvm {'.'.join(map(str, llvm.llvm_version_info))} {llvm.get_host_cpu_name()}"
 
 
 def address(text: str) -> int:
