@@ -11,8 +11,9 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, final
 
 from graphir import walk
+from graphir.columns import Columns, columns
 from graphir.errors import GraphError, InvariantError, LimitError
-from graphir.node import Node
+from graphir.node import Node, fill_digests
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -104,10 +105,19 @@ class Graph:
         )
 
     @property
+    def columns(self) -> Columns:
+        """The graph as arrays; KeyError as `graphir.columns.columns`."""
+        cached: Columns | None = self.__dict__.get("columns")
+        if cached is None:
+            cached = self.__dict__["columns"] = columns(self.nodes)
+        return cached
+
+    @property
     def digest(self) -> str:
         """SHA-256 in hex over inputs, outputs and all between: equal for equal graphs in every process."""
         cached: str | None = self.__dict__.get("digest")
         if cached is None:
+            fill_digests(self.nodes)
             hasher = hashlib.sha256(b"graph\0")
             for group in (self.inputs, self.outputs):
                 for name, node in group.items():

@@ -10,7 +10,7 @@ import hashlib
 import itertools
 import json
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import lru_cache
@@ -69,7 +69,7 @@ class Op:
 
     __slots__ = (
         "arity", "attrs", "axes", "cheap", "cost", "decompose", "doc", "examples",
-        "infer", "joint", "kernel", "linear", "local", "name", "nodes", "offset", "ruled", "typed", "version", "vjp",
+        "infer", "joint", "kernel", "kinds", "linear", "local", "name", "nodes", "offset", "version", "vjp",
     )  # fmt: skip
 
     def __init__(
@@ -100,8 +100,7 @@ class Op:
         self.linear, self.cheap, self.offset, self.decompose = linear, cheap, offset, decompose
         self.cost, self.version, self.joint, self.local = cost, version, joint, local
         self.nodes: dict[tuple[Any, ...], _Entry] = {}
-        self.typed = lru_cache(maxsize=4096)(self._infer_type)
-        self.ruled = lru_cache(maxsize=4096)(self._axis_rule)
+        self.kinds = lru_cache(maxsize=4096)(self._kind)
         REGISTRY[name] = self
 
     def __call__(self, *inputs: "Node", **attrs: Any) -> "Node":
@@ -116,27 +115,59 @@ class Op:
 
     def axis_rule(self, types: tuple[TensorType, ...], attrs: Attrs) -> AxisRule | None:
         """The axis rule of one application, or None where the op has none."""
-        return None if isinstance(self.axes, str) else self.ruled(types, attrs)
+        return self.kinds(types, attrs).rule
 
-    def _axis_rule(self, types: tuple[TensorType, ...], attrs: Attrs) -> AxisRule:
-        rule: AxisRule = self.axes(types, dict(attrs))  # type: ignore[operator]  # not a sentence: see axis_rule
-        return rule
-
-    def _infer_type(self, types: tuple[TensorType, ...], attrs: Attrs) -> TensorType:
+    def _kind(self, types: tuple[TensorType, ...], attrs: Attrs) -> "Kind":
         if self.arity is not None and len(types) != self.arity:
             raise AttributeValueError(f"{self.name} takes {self.arity} inputs, not {len(types)}")
         check_attributes(self, attrs)
-        result: TensorType = self.infer(*types, **dict(attrs))
-        return result
+        return Kind(self, types, attrs, self.infer(*types, **dict(attrs)))
+
+
+@final
+class Kind:
+    """What nodes with equal op, attributes and types have in common; compared by identity, so facts can be kept by it.
+
+    There may be several of one kind, for they are kept only while they are used or in an op's cache.
+    """
+
+    __slots__ = ("__weakref__", "_head", "_rule", "attrs", "op", "type", "types")
+
+    def __init__(self, op: Op, types: tuple[TensorType, ...], attrs: Attrs, type_: TensorType) -> None:
+        self.op, self.types, self.attrs, self.type = op, types, attrs, type_
+        self._head: bytes | None = None
+        self._rule: AxisRule | bool | None = False
+
+    @property
+    def rule(self) -> AxisRule | None:
+        """The axis rule, or None where the op has none."""
+        if isinstance(self._rule, bool):
+            axes = self.op.axes
+            self._rule = None if isinstance(axes, str) else axes(self.types, dict(self.attrs))
+        return self._rule
+
+    @property
+    def head(self) -> bytes:
+        """What a node's digest hashes before the digests of its inputs."""
+        if self._head is None:
+            self._head = _digest_head(self.op, self.attrs)
+        return self._head
 
 
 class _Fields:
     """The slots of a Node while it is being made; becomes a Node, and so frozen, right after."""
 
-    __slots__ = ("__weakref__", "_digest", "attrs", "inputs", "op", "raw_origin", "serial", "type")
+    __slots__ = ("__weakref__", "_digest", "attrs", "inputs", "kind", "op", "raw_origin", "serial", "type")
 
     def __init__(
-        self, op: Op, inputs: "tuple[Node, ...]", attrs: Attrs, type_: TensorType, serial: int, origin: RawOrigin
+        self,
+        op: Op,
+        inputs: "tuple[Node, ...]",
+        attrs: Attrs,
+        type_: TensorType,
+        serial: int,
+        origin: RawOrigin,
+        kind: Kind | None = None,
     ) -> None:
         self.op = op
         self.inputs = inputs
@@ -144,11 +175,15 @@ class _Fields:
         self.type = type_
         self.serial = serial
         self.raw_origin = origin
+        self.kind = kind
         self._digest: bytes | None = None
 
 
 class Node(_Fields):
-    """One application of an op: op, inputs, attrs, type; made by calling an op, never directly."""
+    """One application of an op: op, inputs, attrs, type; made by calling an op, never directly.
+
+    kind: what it has in common with others; only `make` gives it.
+    """
 
     __slots__ = ()
 
@@ -205,10 +240,10 @@ def make(op: Op, inputs: tuple[Node, ...], attrs: Attrs = (), origin: RawOrigin 
     if origin is None:
         origin = _current_origin.get() or caller()
     try:
-        type_ = op.typed(tuple([node.type for node in inputs]), attrs)
+        kind = op.kinds(tuple([node.type for node in inputs]), attrs)
     except GraphError as error:
         raise error.at(f"{describe_call(op, inputs, attrs)}, {resolve_origin(origin)}") from None
-    fields = _Fields(op, inputs, attrs, type_, next(_serials), origin)
+    fields = _Fields(op, inputs, kind.attrs, kind.type, next(_serials), origin, kind)
     fields.__class__ = Node  # the same slots, now frozen
     node: Node = fields  # type: ignore[assignment]
     entry = _Entry(node, _forget)
@@ -289,6 +324,16 @@ def check_attributes(op: Op, attrs: Attrs) -> None:
 # ---- digests ----
 
 
+def fill_digests(nodes: Iterable[Node]) -> None:
+    """Make the digests of nodes, in topological order, where they are not made yet; those below are made already or among them."""
+    for node in nodes:
+        if node._digest is None:
+            kind = node.kind
+            head = _digest_head(node.op, node.attrs) if kind is None else kind.head
+            content = head + b"".join([i._digest for i in node.inputs])  # type: ignore[misc]  # bytes: see above
+            _set_digest(node, hashlib.sha256(content).digest())
+
+
 def _make_digests(root: Node) -> None:
     """Fill the digests below `root`, iteratively."""
     stack = [root]
@@ -298,16 +343,12 @@ def _make_digests(root: Node) -> None:
         if missing:
             stack.extend(missing)
             continue
-        stack.pop()
-        if node._digest is None:
-            content = _digest_head(node.op, node.attrs) + b"".join([i.digest for i in node.inputs])
-            _set_digest(node, hashlib.sha256(content).digest())
+        fill_digests([stack.pop()])
 
 
 _set_digest = vars(_Fields)["_digest"].__set__  # the slot's own setter: nodes are frozen
 
 
-@lru_cache(maxsize=4096)
 def _digest_head(op: Op, attrs: Attrs) -> bytes:
     text = json.dumps([op.name, op.version, attrs], default=lambda content: content.digest.hex(), separators=(",", ":"))
     return text.encode() + b"\0"

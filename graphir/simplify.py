@@ -34,7 +34,13 @@ MAX_UNIFORM_ITEMS = 4096
 def simplify(graph: Graph) -> Graph:
     """An equal graph with fewer operations; inputs, also unused ones, and outputs keep names and order."""
     layouts = Layouts()
-    return rewrite(graph, [Rule(name, frozenset(ops), partial(apply, layouts)) for name, ops, apply in TABLE])
+    return rewrite(
+        graph,
+        [
+            Rule(name, frozenset(ops), partial(apply, layouts), BELOW.get(apply, frozenset()))
+            for name, ops, apply in TABLE
+        ],
+    )
 
 
 # ---- what is known about values ----
@@ -85,9 +91,13 @@ class Layouts:
         return contiguous, contiguous
 
 
+_REPEATING = ("broadcast", "reshape", "permute")
+"""Views that show one repeated value where their input is one."""
+
+
 def _uniform(node: Node) -> Array | None:
     """The one value of a constant, also of a broadcast one, as a 0-d array."""
-    while node.op.name in ("broadcast", "reshape", "permute"):
+    while node.op.name in _REPEATING:
         node = node.inputs[0]
     if node.op.name != "constant":
         return None
@@ -287,3 +297,10 @@ TABLE: tuple[tuple[str, tuple[str, ...], Callable[[Layouts, Node], Node | None]]
     ("sum over one", ("sum",), _sum_of_one),
 )
 """Every rule, in the order in which they are tried: its name, the ops that it looks at, and what it does."""
+
+_UNIFORM = frozenset({"constant", *_REPEATING})
+BELOW: dict[Callable[[Layouts, Node], Node | None], frozenset[str]] = {
+    _fold: frozenset({"constant"}),
+    **dict.fromkeys((_times_one, _over_one, _minus_zero, _plus_zero, _power_one), _UNIFORM),
+}
+"""The ops of which an input has to be one for a rule to fit (`Rule.below`), for the rules that look at common ops."""

@@ -1,11 +1,12 @@
 """Tensor types: a numpy dtype and a shape of dimensions (`graphir.dims`).
 
-Types are values; `tensor_type` returns the same object for equal arguments while it is cached, so that
-comparing by identity first is a cheap test. Promotion follows the Array API standard 2024.12 where it
+Types are interned values: equal ones are the same object, so comparing and hashing them costs next to nothing. Promotion follows the Array API standard 2024.12 where it
 speaks and numpy where it does not; Python scalars are weak (NEP 50).
 """
 
 import functools
+import threading
+import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -42,12 +43,23 @@ BOOL, INT64, FLOAT32, FLOAT64 = (np.dtype(name) for name in ("bool", "int64", "f
 MAX_RANK = 32
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class TensorType:
     """The type of a value: its dtype and its shape."""
 
     dtype: DType
     shape: Shape
+
+    def __new__(cls, dtype: DType, shape: Shape) -> "TensorType":
+        """The one type of these parts."""
+        with _LOCK:
+            known = _TYPES.get((dtype, shape))
+            if known is None:
+                known = _TYPES[dtype, shape] = object.__new__(cls)
+            return known
+
+    def __reduce__(self) -> "tuple[type[TensorType], tuple[DType, Shape]]":
+        return TensorType, (self.dtype, self.shape)
 
     @property
     def rank(self) -> int:
@@ -68,6 +80,10 @@ class TensorType:
 
     def __str__(self) -> str:
         return f"{self.dtype.name}[{', '.join(map(str, self.shape))}]"
+
+
+_LOCK = threading.Lock()
+_TYPES: "weakref.WeakValueDictionary[tuple[DType, Shape], TensorType]" = weakref.WeakValueDictionary()
 
 
 @functools.lru_cache(maxsize=65536)

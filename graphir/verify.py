@@ -6,16 +6,63 @@ inference gives, in canonical dimensions.
 """
 
 from functools import lru_cache
+from itertools import chain
+from operator import attrgetter
+from typing import NoReturn
+from weakref import WeakSet
 
 from graphir import dims
+from graphir.columns import inputs_of
 from graphir.errors import GraphError, InvariantError, ShapeError
 from graphir.graph import Graph
-from graphir.node import REGISTRY, Attrs, Node, Op, check_attributes, describe, make
+from graphir.node import REGISTRY, Attrs, Kind, Node, Op, check_attributes, describe, make
 from graphir.types import DTYPES, MAX_RANK, TensorType
 
 
 def verify(graph: Graph) -> Graph:
     """The graph itself if it is sound; InvariantError that names the node otherwise."""
+    if not _is_sound(graph):
+        _find_fault(graph)
+    _check_ends(graph)
+    return graph
+
+
+def _is_sound(graph: Graph) -> bool:
+    """Whether nodes are in order and each is what its kind says, which is looked into once a kind.
+
+    Only `make` gives a node a kind, and it interns the node.
+    """
+    try:
+        table = graph.columns
+    except KeyError:
+        return False
+    if not table.ordered or not all(map(_is_sound_kind, table.kinds)):
+        return False
+    nodes, kinds = graph.nodes, [node.kind for node in graph.nodes]
+    fields = ("op", "attrs", "type")
+    if not all(list(map(attrgetter(f), nodes)) == list(map(attrgetter(f), kinds)) for f in fields):
+        return False
+    given = [node.type for node in chain.from_iterable(map(inputs_of, nodes))]
+    return given == list(chain.from_iterable(map(attrgetter("types"), kinds)))
+
+
+_SOUND: "WeakSet[Kind]" = WeakSet()
+"""Kinds that were looked into."""
+
+
+def _is_sound_kind(kind: Kind) -> bool:
+    if kind in _SOUND:
+        return True
+    try:
+        _check_kind(kind.op, kind.attrs, kind.types, kind.type)
+    except GraphError:
+        return False
+    _SOUND.add(kind)
+    return True
+
+
+def _find_fault(graph: Graph) -> NoReturn:
+    """InvariantError for the first node that is not sound."""
     seen: set[Node] = set()
     for node in graph.nodes:
         missing = [source for source in node.inputs if source not in seen]
@@ -25,11 +72,11 @@ def verify(graph: Graph) -> Graph:
             raise InvariantError("the node occurs twice in the graph; list it once").at(describe(node))
         _check_node(node)
         seen.add(node)
-    _check_ends(graph, seen)
-    return graph
+    raise InvariantError("a node is of another kind than its op, attributes and types say; make nodes by calling ops")
 
 
-def _check_ends(graph: Graph, nodes: set[Node]) -> None:
+def _check_ends(graph: Graph) -> None:
+    nodes = graph.columns.index
     if not graph.outputs:
         raise InvariantError("the graph has no outputs; give outputs={'name': expression}")
     for kind, named in (("input", graph.inputs), ("output", graph.outputs)):
@@ -39,26 +86,35 @@ def _check_ends(graph: Graph, nodes: set[Node]) -> None:
     for name, node in graph.inputs.items():
         if node.op.name != "input" or node.attr("name") != name:
             raise InvariantError(f"input {name!r} is not an input node of that name").at(describe(node))
-    for node in graph.nodes:
-        if node.op.name == "input" and graph.inputs.get(node.attr("name")) is not node:
+    inputs = graph.columns.by_kind([kind.op.name == "input" for kind in graph.columns.kinds], bool)
+    for position in inputs.nonzero()[0].tolist():
+        node = graph.nodes[position]
+        if graph.inputs.get(node.attr("name")) is not node:
             raise InvariantError(f"the input node {node.attr('name')!r} is not a named input").at(describe(node))
 
 
 def _check_node(node: Node) -> None:
-    if REGISTRY.get(node.op.name) is not node.op:
-        raise InvariantError(f"the op {node.op.name!r} is not the registered one").at(describe(node))
     try:
-        if node.attrs or node.op.attrs:
-            check_attributes(node.op, node.attrs)
-            check_dims(node.op, node.attrs)
-        check_type(node.type)
-        inferred = node.op.typed(tuple([source.type for source in node.inputs]), node.attrs)
+        _check_kind(node.op, node.attrs, tuple([source.type for source in node.inputs]), node.type)
+    except InvariantError as error:
+        raise error.at(describe(node)) from None
     except GraphError as error:
         raise InvariantError(f"the node is not valid: {error}").at(describe(node)) from None
-    if inferred is not node.type and inferred != node.type:
-        raise InvariantError(f"the node's type is {node.type} but its op infers {inferred}").at(describe(node))
     if make(node.op, node.inputs, node.attrs, node.raw_origin) is not node:
         raise InvariantError("the node is not the interned one; make nodes by calling ops").at(describe(node))
+
+
+def _check_kind(op: Op, attrs: Attrs, types: tuple[TensorType, ...], type_: TensorType) -> None:
+    """GraphError unless nodes of this op, these attributes and types are sound."""
+    if REGISTRY.get(op.name) is not op:
+        raise InvariantError(f"the op {op.name!r} is not the registered one")
+    if attrs or op.attrs:
+        check_attributes(op, attrs)
+        check_dims(op, attrs)
+    check_type(type_)
+    inferred = op.kinds(types, attrs).type
+    if inferred != type_:
+        raise InvariantError(f"the node's type is {type_} but its op infers {inferred}")
 
 
 @lru_cache(maxsize=4096)
