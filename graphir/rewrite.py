@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphir import walk
-from graphir.columns import Columns
 from graphir.errors import InvariantError
 from graphir.graph import Graph
 from graphir.node import Node, describe, make, reset_origin, set_origin
@@ -74,7 +73,7 @@ def _images(graph: Graph, rules: Sequence[Rule]) -> dict[Node, Node]:
     return image
 
 
-def _looked_at(table: Columns, rules: Sequence[Rule]) -> NDArray[np.bool_]:
+def _looked_at(table: walk.Columns, rules: Sequence[Rule]) -> NDArray[np.bool_]:
     """Whether a rule may fit a node whose inputs stay what they are."""
     found: NDArray[np.bool_] = table.counts == 0
     names = [kind.op.name for kind in table.kinds]

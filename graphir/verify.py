@@ -12,11 +12,11 @@ from typing import NoReturn
 from weakref import WeakSet
 
 from graphir import dims
-from graphir.columns import inputs_of
 from graphir.errors import GraphError, InvariantError, ShapeError
 from graphir.graph import Graph
 from graphir.node import REGISTRY, Attrs, Kind, Node, Op, check_attributes, describe, make
 from graphir.types import DTYPES, MAX_RANK, TensorType
+from graphir.walk import inputs_of
 
 
 def verify(graph: Graph) -> Graph:

@@ -96,14 +96,15 @@ def _uncut(graph: Graph, sizes: Mapping[str, int]) -> Plan:
     mark = mark_of(graph.inputs)
     inputs = {node: name for name, node in graph.inputs.items()}
     made = {node: "" for node in graph.outputs.values() if node not in inputs}
-    made = {node: f"{mark}{k}" for k, node in enumerate(graph.nodes) if node in made}
+    places = sorted(graph.columns.index[node] for node in made)
+    made = {graph.nodes[k]: f"{mark}{k}" for k in places}
     names = made | inputs
     outputs = {name: names[node] for name, node in graph.outputs.items()}
     if not made:
         return Plan(
             graph, dict(sizes), {}, {name: Value(name, node.type) for node, name in inputs.items()}, (), outputs
         )
-    program = Graph({name: node for node, name in made.items()})
+    program = graph.with_outputs({name: node for node, name in made.items()})
     read = [*program.inputs, *(name for name in outputs.values() if name in graph.inputs)]
     values = {name: Value(name, graph.inputs[name].type) for name in read}
     values |= {name: Value(name, node.type) for node, name in made.items()}
@@ -126,9 +127,8 @@ class _Builder:
         self.graph, self.placed, self.cut, self.remake = graph, placed, cut, remake
         self.renaming = {cut: dims.local(cut)}
         self.mark = mark_of(graph.inputs)
-        self.names = {node: f"{self.mark}{k}" for k, node in enumerate(graph.nodes)}
-        self.wholes = {node: f"{name}.whole" for node, name in self.names.items()}
-        self.names |= {node: name for name, node in graph.inputs.items()}
+        self.index = graph.columns.index
+        self.inputs = {node: name for name, node in graph.inputs.items()}
         self.wanted: dict[str, Node] = {}
         self.values: dict[str, Value] = {}
         self.programs: dict[tuple[int, Kind], _Program] = {}
@@ -145,10 +145,16 @@ class _Builder:
 
     # ---- values ----
 
+    def _name(self, node: Node) -> str:
+        return self.inputs[node] if node in self.inputs else f"{self.mark}{self.index[node]}"
+
+    def _whole_name(self, node: Node) -> str:
+        return f"{self.mark}{self.index[node]}.whole"
+
     def _value(self, node: Node, whole: bool) -> str:
         """The id of a node's value as it is made, or whole; asking for it makes it wanted."""
         p = self.placed[node]
-        name = self.names[node] if not whole or p.layout == "whole" else self.wholes[node]
+        name = self._name(node) if not whole or p.layout == "whole" else self._whole_name(node)
         self.wanted.setdefault(name, node)
         blocks = () if whole or p.layout == "whole" else (Along(self.cut, p.axis, p.combine),)
         self.values.setdefault(name, Value(name, node.type, blocks))
@@ -159,7 +165,10 @@ class _Builder:
         return self._value(node, self.placed[node].layout != "shard")
 
     def _program(self, stage: int, kind: Kind) -> _Program:
-        return self.programs.setdefault((stage, kind), _Program(kind, stage, self.cut))
+        program = self.programs.get((stage, kind))
+        if program is None:
+            program = self.programs[stage, kind] = _Program(kind, stage, self.cut)
+        return program
 
     # ---- nodes ----
 
@@ -169,8 +178,13 @@ class _Builder:
         program.images[node] = self._made(program, node, p)
 
     def _made(self, program: _Program, node: Node, p: Placement) -> Node:
-        needs = p.needs or (None,) * len(node.inputs)
-        inputs = tuple(self._input(program, i, axis, p) for i, axis in zip(node.inputs, needs, strict=True))
+        needs, images, placed = p.needs or (None,) * len(node.inputs), program.images, self.placed
+        found = []
+        for source, axis in zip(node.inputs, needs, strict=True):
+            q = placed[source]
+            beside = q.layout == "shard" and q.axis == axis and program.kind == "map" and source in images
+            found.append(images[source] if beside else self._input(program, source, axis, p))
+        inputs = tuple(found)
         return localised(node, inputs, p.axis, self.renaming)
 
     def _input(self, program: _Program, node: Node, axis: int | None, user: Placement) -> Node:
@@ -202,7 +216,7 @@ class _Builder:
             made, slices = stack[-1], program.slices
             p = self.placed[made]
             if made not in slices and self._kept(made):
-                slices[made] = program.read(self.names[made], self._local(made, p.axis), self._value(made, False), None)
+                slices[made] = program.read(self._name(made), self._local(made, p.axis), self._value(made, False), None)
             elif made not in slices:
                 inputs = zip(made.inputs, p.needs, strict=True)
                 missing = [i for i, axis in inputs if self._is_slice(i, axis) and i not in slices]
@@ -226,7 +240,7 @@ class _Builder:
         if p.layout == "shard":
             program = self._program(p.stage, "single")
             name = self._value(node, True)
-            program.images[node] = program.read(self.names[node], node.type, self._value(node, False), None)
+            program.images[node] = program.read(self._name(node), node.type, self._value(node, False), None)
             return name
         return self._value(node, True)
 
@@ -276,19 +290,20 @@ class _Builder:
         program = self.programs.get((stage, "map"))
         if program is None:
             return []
-        outputs = {self.names[n]: image for n, image in program.images.items() if self._is_wanted(n)}
+        wanted = set(self.wanted.values())
+        outputs = {self._name(n): image for n, image in program.images.items() if n in wanted and self._is_wanted(n)}
         return [self._step(program, outputs)] if outputs else []
 
     def _is_wanted(self, node: Node) -> bool:
-        return self.names[node] in self.wanted or (
-            self.placed[node].layout == "partial" and self.wholes[node] in self.wanted
+        return self._name(node) in self.wanted or (
+            self.placed[node].layout == "partial" and self._whole_name(node) in self.wanted
         )
 
     def _combines(self, stage: int) -> list[Step]:
         steps = []
         for name, node in self.wanted.copy().items():
             p = self.placed[node]
-            if p.layout != "partial" or p.stage != stage or name != self.wholes[node] or p.combine is None:
+            if p.layout != "partial" or p.stage != stage or name != self._whole_name(node) or p.combine is None:
                 continue
             program = _Program("combine", stage, self.cut)
             left = program.read("left", node.type, self._value(node, False), None)
@@ -300,9 +315,11 @@ class _Builder:
         program = self.programs.get((stage, "single"))
         if program is None:
             return []
-        outputs = {}
+        wanted, outputs = set(self.wanted.values()), {}
         for node, image in program.images.items():
-            name = self.names[node] if self.placed[node].layout == "whole" else self.wholes[node]
+            if node not in wanted:
+                continue
+            name = self._name(node) if self.placed[node].layout == "whole" else self._whole_name(node)
             if name in self.wanted:
                 outputs[name] = image
         return [self._step(program, outputs)] if outputs else []

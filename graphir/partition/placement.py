@@ -6,19 +6,20 @@ chunk), in a stage: map(0), combine(0), single(0), map(1), ... Derivative nodes 
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from graphir import dims
 from graphir.axes import AxisRule
 from graphir.graph import Graph
-from graphir.node import Node, describe, make
+from graphir.node import Kind, Node, describe, make
 from graphir.partition.plan import Layout
 from graphir.types import TensorType
 from graphir.walk import rebuild
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Placement:
-    """Where a node's value lives.
+    """Where a node's value lives; of equal ones there is one object a pass.
 
     stage: for shard and partial, the map stage that makes it; for whole, the stage after whose combine and
     single steps it is there (-1: before the first map). needs: for each input of a node in a map step, the axis
@@ -36,24 +37,28 @@ class Placement:
 def lower(graph: Graph, cut: str) -> Graph:
     """Ops that cannot be cut along the dimension but can be taken apart are."""
 
+    def is_taken_apart(kind: Kind) -> bool:
+        op, rule = kind.op, kind.rule
+        return op.decompose is not None and rule is not None and any(f in rule.whole for f in _factors_of(kind, cut))
+
     def replace(node: Node, inputs: tuple[Node, ...]) -> Node | None:
-        rule = node.op.axis_rule(tuple(i.type for i in inputs), node.attrs)
-        if node.op.decompose is None or rule is None:
-            return None
-        if not any(name in rule.whole for name in _factors_of(rule, inputs, cut)):
+        kind = node.op.kinds(tuple([i.type for i in inputs]), node.attrs)
+        if node.op.decompose is None or not is_taken_apart(kind):
             return None
         result: Node = node.op.decompose(*inputs, **dict(node.attrs))
         return result
 
+    if not any(is_taken_apart(kind) for kind in graph.columns.kinds if kind.op.decompose is not None):
+        return graph.with_outputs(graph.outputs, graph.inputs.values())
     image = rebuild(graph.nodes, replace)
     return Graph({name: image[node] for name, node in graph.outputs.items()}, inputs=graph.inputs)
 
 
-def _factors_of(rule: AxisRule, inputs: tuple[Node, ...], cut: str) -> list[str]:
+def _factors_of(kind: Kind, cut: str) -> list[str]:
     return [
         name
-        for axes, node in zip(rule.inputs, inputs, strict=True)
-        for name, d in zip(axes, node.type.shape, strict=True)
+        for axes, type_ in zip(kind.rule.inputs if kind.rule else (), kind.types, strict=True)
+        for name, d in zip(axes, type_.shape, strict=True)
         if cut in dims.names(d)
     ]
 
@@ -64,8 +69,18 @@ def place(
     """The placement of every node, and for each thing that is not cut the reason; `given`: the inputs' sliced axes."""
     placed: dict[Node, Placement] = {}
     notes: list[str] = []
+    known: dict[tuple[Kind | Placement | None, ...], Placement] = {}
+    same: dict[tuple[Any, ...], Placement] = {}
     for node in graph.nodes:
-        placed[node] = _leaf(node, cut, given) if not node.inputs else _inner(node, placed, notes, cut)
+        key = (node.kind, *[placed[i] for i in node.inputs])
+        found = known.get(key)
+        if found is None:
+            told = len(notes)
+            found = _inner(node, placed, notes, cut) if node.inputs else _leaf(node, cut, given)
+            found = same.setdefault(tuple(getattr(found, field) for field in Placement.__slots__), found)
+            if len(notes) == told:  # else the note names the node
+                known[key] = found
+        placed[node] = found
     return placed, notes
 
 
