@@ -4,67 +4,41 @@ Exit codes: 0 done, 1 the job failed, 2 bad usage or bad input.
 """
 
 import json
-import re
 import sys
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import click
-import numpy as np
 
 import graphir as gi
-from graphir import tensors
 from graphir.errors import GraphError, JobCancelled, JobFailed
 from graphir.partition.cost import DEFAULT, Rates
 from scheduler import demo as digits_demo
+from scheduler.asking import commands, show_result
 from scheduler.driver.calibration import kept, summary
 from scheduler.driver.calibration import path as path_of
+from scheduler.options import (
+    Pair,
+    Pairs,
+    batch_option,
+    chunk_option,
+    feed_option,
+    feeds_of,
+    graph_argument,
+    in_order_option,
+    json_option,
+    load_graph,
+    rows_of,
+    shuffle_option,
+)
 from scheduler.outlook import described
 from scheduler.place import ranks_for
 from scheduler.serving import serve, token
 from scheduler.simulate import Cluster
 from scheduler.simulate import simulate as run_simulation
-from workers.data import open_source
 from workers.fingerprint import fingerprint
 from workers.speeds import Measured
-
-Pairs = tuple[tuple[str, str], ...]
-_FILE_AND_COLUMN = re.compile(r"(.+?\.(?:npy|npz|safetensors|parquet)/?):(.+)", re.DOTALL)
-_ANY_AND_COLUMN = re.compile(r"(.+):([^/:]+)", re.DOTALL)
-
-
-class _Pair(click.ParamType[tuple[str, str]]):
-    """NAME=VALUE"""
-
-    name = "name=value"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
-        name, equals, rest = str(value).partition("=")
-        if not equals or not name or not rest:
-            self.fail(f"{value!r} is not of the form NAME=VALUE", param, ctx)
-        return name, rest
-
-
-graph_argument = click.argument("graph", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-feed_option = click.option(
-    "--feed",
-    "feeds",
-    type=_Pair(),
-    multiple=True,
-    help="NAME=FILE or NAME=FILE:COLUMN (.npy, .npz, .safetensors, .parquet); FILE may be a URL or a pattern such as "
-    "'part-*.npy', and of parquet COLUMN may be several: a,b,c",
-)
-chunk_option = click.option("--chunk", type=_Pair(), multiple=True, help="SIZE=ROWS, such as n=65536")
-batch_option = click.option(
-    "--batch", type=_Pair(), multiple=True, help="SIZE=ROWS that an iteration takes, such as n=256"
-)
-shuffle_option = click.option(
-    "--shuffle", default=0, show_default=True, type=click.IntRange(0), help="the seed of the order of rows in batches"
-)
-in_order_option = click.option("--in-order", is_flag=True, help="take the rows of batches in order, not shuffled")
-json_option = click.option("--json", "as_json", is_flag=True, help="print JSON for machines")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -92,7 +66,7 @@ def demo(workers: int, steps: int, output: Path | None, data: Path) -> None:
 @in_order_option
 @click.option("--steps", default=1, show_default=True, type=click.IntRange(1))
 @click.option("--epochs", type=click.IntRange(1), help="passes over the rows in batches, instead of --steps")
-@click.option("--carry", type=_Pair(), multiple=True, help="INPUT=OUTPUT that is fed back at each step")
+@click.option("--carry", type=Pair(), multiple=True, help="INPUT=OUTPUT that is fed back at each step")
 @click.option("--workers", type=click.IntRange(1), help="by default one a core")
 @click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="a .safetensors file")
 @json_option
@@ -111,28 +85,22 @@ def run(
     as_json: bool,
 ) -> None:
     """Evaluate a graph file on an embedded Ray."""
-    loaded = _load(graph)
+    loaded = load_graph(graph)
     with gi.connect(workers=workers) as client:
         job = client.submit(
             loaded,
-            _feeds(loaded, feeds),
+            feeds_of(loaded, feeds),
             carry=dict(carry),
             steps=steps,
             epochs=epochs,
-            batch=_rows(batch),
+            batch=rows_of(batch),
             shuffle=False if in_order else shuffle,
-            chunk=_rows(chunk),
+            chunk=rows_of(chunk),
             name=graph.stem,
         )
         job.progress()
         result = job.result()
-    if output is not None:
-        tensors.write_file(output, result, {})
-    if as_json:
-        click.echo(json.dumps({name: value.tolist() for name, value in result.items()}))
-    elif output is None:
-        for name, value in result.items():
-            click.echo(f"{name}: {value.dtype.name}{list(value.shape)}\n{value}")
+    show_result(result, output, as_json=as_json)
 
 
 @cli.command()
@@ -143,7 +111,7 @@ def run(
 @json_option
 def grad(graph: Path, of: str, wrt: tuple[str, ...], output: Path, as_json: bool) -> None:
     """Append gradients to a graph file; GRAPH and -o may be .onnx."""
-    before = _load(graph)
+    before = load_graph(graph)
     after = gi.append_gradients(before, of, list(wrt) or None)
     if output.suffix == ".onnx":
         after.to_onnx(output)
@@ -160,7 +128,7 @@ def grad(graph: Path, of: str, wrt: tuple[str, ...], output: Path, as_json: bool
 @json_option
 def show(graph: Path, svg: Path | None, as_json: bool) -> None:
     """Print a graph file; derivative nodes are marked."""
-    loaded = _load(graph)
+    loaded = load_graph(graph)
     if svg is not None:
         svg.write_text(loaded.to_svg())
     if as_json:
@@ -180,9 +148,9 @@ def show(graph: Path, svg: Path | None, as_json: bool) -> None:
 @json_option
 def plan(graph: Path, feeds: Pairs, chunk: Pairs, batch: Pairs, workers: int, svg: Path | None, as_json: bool) -> None:
     """Explain how a graph would be cut and run, without running it."""
-    loaded = _load(graph)
+    loaded = load_graph(graph)
     with gi.connect(workers=workers) as client:
-        made = client.plan(loaded, _feeds(loaded, feeds), workers=workers, chunk=_rows(chunk), batch=_rows(batch))
+        made = client.plan(loaded, feeds_of(loaded, feeds), workers=workers, chunk=rows_of(chunk), batch=rows_of(batch))
     if svg is not None:
         svg.write_text(made.to_svg())
     text = made.to_text()
@@ -193,7 +161,7 @@ def plan(graph: Path, feeds: Pairs, chunk: Pairs, batch: Pairs, workers: int, sv
 @graph_argument
 @feed_option
 @chunk_option
-@click.option("--carry", type=_Pair(), multiple=True, help="INPUT=OUTPUT that is fed back at each step")
+@click.option("--carry", type=Pair(), multiple=True, help="INPUT=OUTPUT that is fed back at each step")
 @click.option("--workers", default=1000, show_default=True, type=click.IntRange(1))
 @click.option("--slow", default=0.0, type=click.FloatRange(0, 1), help="the share of workers that are stragglers")
 @click.option(
@@ -223,9 +191,9 @@ def simulate(
     as_json: bool,
 ) -> None:
     """Say what an iteration would take on an imagined cluster, without running it."""
-    loaded = _load(graph)
+    loaded = load_graph(graph)
     with gi.connect(workers=0) as client:
-        made = client.plan(loaded, _feeds(loaded, feeds), chunk=_rows(chunk))
+        made = client.plan(loaded, feeds_of(loaded, feeds), chunk=rows_of(chunk))
     known: Rates | Measured = DEFAULT if assumed else kept(fingerprint().digest) or DEFAULT
     rates = replace(
         known,
@@ -262,8 +230,8 @@ def calibrate(graph: Path | None, feeds: Pairs, chunk: Pairs, workers: int | Non
     with gi.connect(workers=workers) as client:
         plan = None
         if graph is not None:
-            loaded = _load(graph)
-            plan = client.plan(loaded, _feeds(loaded, feeds), chunk=_rows(chunk))
+            loaded = load_graph(graph)
+            plan = client.plan(loaded, feeds_of(loaded, feeds), chunk=rows_of(chunk))
         speeds = client.calibrate(plan)
     if as_json:
         click.echo(json.dumps(speeds.to_json()))
@@ -273,43 +241,8 @@ def calibrate(graph: Path | None, feeds: Pairs, chunk: Pairs, workers: int | Non
     click.echo(f"kept in {path_of(speeds.fingerprint)}", err=True)
 
 
-cli.add_command(serve)
-cli.add_command(token)
-
-
-def _load(path: Path) -> gi.Graph:
-    """A graph file: ONNX by its suffix, otherwise .gir."""
-    return gi.from_onnx(path) if path.suffix == ".onnx" else gi.load(path)
-
-
-def _feeds(graph: gi.Graph, pairs: Pairs) -> dict[str, Any]:
-    """Datasets for inputs with a named leading size, so that workers read them; arrays for the others."""
-    found: dict[str, Any] = {}
-    for name, place in pairs:
-        source = _dataset(place)
-        node = graph.inputs.get(name)
-        if node is not None and node.type.shape and isinstance(node.type.shape[0], str):
-            found[name] = source
-        else:
-            found[name] = np.asarray(open_source(source).whole())
-    return found
-
-
-def _dataset(place: str) -> gi.Dataset:
-    """FILE or FILE:COLUMN. A colon belongs to FILE if such a file exists, or if a slash follows it, as in URLs."""
-    match = None if Path(place).exists() else _FILE_AND_COLUMN.fullmatch(place) or _ANY_AND_COLUMN.fullmatch(place)
-    if match is None:
-        return gi.dataset(place)
-    path, column = match.groups()
-    several = "," in column and not path.endswith((".npz", ".safetensors"))
-    return gi.dataset(path, column=column.split(",") if several else column)
-
-
-def _rows(pairs: Pairs) -> dict[str, int] | None:
-    try:
-        return {name: int(rows) for name, rows in pairs} or None
-    except ValueError:
-        raise click.BadParameter("a chunk and a batch are SIZE=ROWS with a whole number of rows") from None
+for command in (serve, token, *commands):
+    cli.add_command(command)
 
 
 def main() -> None:

@@ -14,6 +14,7 @@ from scheduler.api.rules import Rules
 from scheduler.job.access import SCOPES, Access
 from scheduler.job.store import Store
 from scheduler.local import DATABASE
+from scheduler.options import json_option
 
 DAY = 24 * 3600.0
 _DEFAULT = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "gradfleet"
@@ -22,7 +23,6 @@ directory_option = click.option(
     "--directory", envvar="GRADFLEET_DIRECTORY", default=_DEFAULT, show_default=True,
     type=click.Path(file_okay=False, path_type=Path), help="where jobs, tokens and data are kept",
 )  # fmt: skip
-json_option = click.option("--json", "as_json", is_flag=True, help="print JSON for machines")
 
 
 @click.command()

@@ -10,7 +10,7 @@ import pytest
 
 import graphir as gi
 from graphir import tensors
-from scheduler import cli
+from scheduler.options import dataset_of
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -74,13 +74,13 @@ def test_run_evaluates_on_ray(model: Path, tmp_path: Path) -> None:
     ],
 )
 def test_files_and_columns_of_feeds(text: str, url: str, column: str | tuple[str, ...] | None) -> None:
-    assert cli._dataset(text) == gi.Dataset(url, column)
+    assert dataset_of(text) == gi.Dataset(url, column)
 
 
 def test_a_colon_in_the_name_of_a_file(tmp_path: Path) -> None:
     path = tmp_path / "a.npz:x"
     path.write_bytes(b"")
-    assert cli._dataset(str(path)) == gi.Dataset(str(path))
+    assert dataset_of(str(path)) == gi.Dataset(str(path))
 
 
 def test_simulate_says_what_an_imagined_cluster_would_do(model: Path, tmp_path: Path) -> None:
