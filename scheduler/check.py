@@ -97,7 +97,9 @@ def _check_step(plan: Plan, step: Step, ready: set[str]) -> None:
     if step.kind == "combine":
         _check_combine(plan, step)
     others = {dims.local(dim) for dim in plan.cuts if dim not in step.over}
-    strange = [node for node in step.program.nodes if any(others & dims.names(d) for d in node.type.shape)]
+    types = {kind.type for kind in step.program.columns.kinds}
+    local = {type_ for type_ in types if any(others & dims.names(d) for d in type_.shape)}
+    strange = [node for node in step.program.nodes if node.type in local] if local else []
     _require(not strange, f"a local size occurs outside a map step over its dimension, in {strange[:1]}")
 
 

@@ -6,14 +6,10 @@ The default rates are those of one core of a current server; predictions are as 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
-from typing import TypeAlias
 
 from graphir.cost import node_operations
-from graphir.node import Attrs, Node, Op
+from graphir.node import Kind, Node
 from graphir.types import TensorType
-
-_Kind: TypeAlias = tuple[Op, Attrs, tuple[TensorType, ...]]
-"""All that a node's cost depends on, beside sizes and rates."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,14 +36,14 @@ class Estimate:
 
     def __init__(self, sizes: Mapping[str, int], rates: Rates = DEFAULT) -> None:
         self.sizes, self.rates = sizes, rates
-        self._seconds: dict[_Kind, float] = {}
+        self._seconds: dict[Kind, float] = {}
         self._bytes: dict[TensorType, int] = {}
 
     def seconds(self, node: Node) -> float:
         """One evaluation of a node; views and leaves cost next to nothing."""
         if node.op.cheap or not node.inputs:
             return self.rates.node / 4
-        kind = node.op, node.attrs, tuple([i.type for i in node.inputs])
+        kind = node.kind or node.op.kinds(tuple([i.type for i in node.inputs]), node.attrs)
         known = self._seconds.get(kind)
         if known is None:
             known = self._seconds[kind] = self._worked_out(node)

@@ -8,10 +8,10 @@ that finishes a branch before it begins the next; the one whose parts would end 
 """
 
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from heapq import heapify, heapreplace
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 from graphir.node import Node
 
@@ -28,9 +28,11 @@ BESIDE = 8
 BYTES_A_SECOND = 2e9
 
 
-Inputs: TypeAlias = Mapping[Node, Sequence[Node]]
+K = TypeVar("K", bound=Hashable)
+"""A node, or its number: `split` works on numbers, which lie side by side in memory."""
+Inputs: TypeAlias = Mapping[K, Sequence[K]]
 """For each node to be placed those that it reads, directly or through views."""
-Users: TypeAlias = Mapping[Node, list[Node]]
+Users: TypeAlias = Mapping[K, list[K]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,53 +43,57 @@ class Weights:
     bytes: Callable[[Node], int]
 
 
-def split(inputs: Inputs, weights: Weights) -> list[list[Node]]:
+def split(inputs: Inputs[Node], weights: Weights) -> list[list[Node]]:
     """The nodes in parts, each a list in the given order; edges go from a part to itself or a later one.
 
     inputs: of each node in topological order. One part if there is too little work for two, or nothing is gained.
     """
     nodes = list(inputs)
-    seconds = {node: weights.seconds(node) for node in nodes}
+    numbers = dict(zip(nodes, range(len(nodes)), strict=True))
+    sources = {number: [numbers[i] for i in inputs[node]] for node, number in numbers.items()}
+    part = _parts(sources, dict(enumerate(map(weights.seconds, nodes))), dict(enumerate(map(weights.bytes, nodes))))
+    found: list[list[Node]] = [[] for _ in range(max(part.values(), default=0) + 1)]
+    for number, node in enumerate(nodes):
+        found[part.get(number, 0)].append(node)
+    return [each for each in found if each]
+
+
+def _parts(inputs: Inputs[int], seconds: Mapping[int, float], bytes_: Mapping[int, int]) -> Mapping[int, int]:
+    """The part of each node; empty if all belong together."""
     total = sum(seconds.values())
     count = min(MOST_PARTS, int(total / PART_SECONDS))
     if count < 2 or _longest_path(inputs, seconds) >= total * WORTH:
-        return [nodes]
+        return {}
     users = consumers(inputs)
-    bytes_ = {node: weights.bytes(node) for node in nodes}
-    orders = (nodes, branches(inputs, users))
+    orders = (list(inputs), branches(inputs, users))
     tried = [(order, _blocks(order, users, seconds, bytes_, total / count)) for order in orders]
     ends = [_makespan(parts, inputs, seconds, bytes_) for _, parts in tried]
     if min(ends) >= total:
-        return [nodes]
+        return {}
     best = _refined(*tried[ends.index(min(ends))], inputs, users, seconds, bytes_)
-    if _makespan(best, inputs, seconds, bytes_) >= total * WORTH:
-        return [nodes]
-    found: list[list[Node]] = [[] for _ in range(max(best.values()) + 1)]
-    for node in nodes:
-        found[best[node]].append(node)
-    return [part for part in found if part]
+    return {} if _makespan(best, inputs, seconds, bytes_) >= total * WORTH else best
 
 
-def _longest_path(inputs: Inputs, seconds: Mapping[Node, float]) -> float:
+def _longest_path(inputs: Inputs[K], seconds: Mapping[K, float]) -> float:
     """The seconds that no number of workers can go below."""
-    ended: dict[Node, float] = {}
+    ended: dict[K, float] = {}
     for node, sources in inputs.items():
         ended[node] = seconds[node] + max([ended[i] for i in sources], default=0.0)
     return max(ended.values(), default=0.0)
 
 
-def consumers(inputs: Inputs) -> Users:
+def consumers(inputs: Inputs[K]) -> Users[K]:
     """Who reads a node."""
-    users: dict[Node, list[Node]] = {}
+    users: dict[K, list[K]] = {}
     for node, sources in inputs.items():
         for source in dict.fromkeys(sources):
             users.setdefault(source, []).append(node)
     return users
 
 
-def branches(inputs: Inputs, users: Users) -> list[Node]:
+def branches(inputs: Inputs[K], users: Users[K]) -> list[K]:
     """A topological order that finishes what a node needs before it begins anything else (depth first, iterative)."""
-    done, order = set[Node](), list[Node]()
+    done, order = set[K](), list[K]()
     for sink in [node for node in inputs if node not in users]:
         stack = [sink]
         while stack:
@@ -103,12 +109,12 @@ def branches(inputs: Inputs, users: Users) -> list[Node]:
 
 
 def _blocks(
-    order: Sequence[Node],
-    users: Users,
-    seconds: Mapping[Node, float],
-    bytes_: Mapping[Node, int],
+    order: Sequence[K],
+    users: Users[K],
+    seconds: Mapping[K, float],
+    bytes_: Mapping[K, int],
     mean: float,
-) -> dict[Node, int]:
+) -> dict[K, int]:
     """Contiguous blocks: least bytes over the borders, each block of half to LOOSE times the mean where nodes allow."""
     crossing = _crossing(order, users, bytes_)
     before = [0.0]
@@ -133,13 +139,13 @@ def _blocks(
     ends = [len(order)]
     while ends[-1]:
         ends.append(start[ends[-1]])
-    part: dict[Node, int] = {}
+    part: dict[K, int] = {}
     for number, (end, begin) in enumerate(zip(reversed(ends[:-1]), reversed(ends[1:]), strict=True)):
         part |= dict.fromkeys(order[begin:end], number)
     return part
 
 
-def _crossing(order: Sequence[Node], users: Users, bytes_: Mapping[Node, int]) -> list[int]:
+def _crossing(order: Sequence[K], users: Users[K], bytes_: Mapping[K, int]) -> list[int]:
     """For each border the bytes of values made before it and used after it."""
     place = {node: k for k, node in enumerate(order)}
     change = [0] * (len(order) + 2)
@@ -157,19 +163,19 @@ def _crossing(order: Sequence[Node], users: Users, bytes_: Mapping[Node, int]) -
 
 
 def _refined(
-    order: Sequence[Node],
-    part: dict[Node, int],
-    inputs: Inputs,
-    users: Users,
-    seconds: Mapping[Node, float],
-    bytes_: Mapping[Node, int],
-) -> dict[Node, int]:
+    order: Sequence[K],
+    part: dict[K, int],
+    inputs: Inputs[K],
+    users: Users[K],
+    seconds: Mapping[K, float],
+    bytes_: Mapping[K, int],
+) -> dict[K, int]:
     """Move nodes between the latest part of their inputs and the earliest of their users where fewer bytes then cross."""
     loads: dict[int, float] = {}
     for node in order:
         loads[part[node]] = loads.get(part[node], 0.0) + seconds[node]
     heaviest = max(LOOSE * sum(loads.values()) / len(loads), *loads.values())
-    asked: Sequence[Node] = order
+    asked: Sequence[K] = order
     for _ in range(SWEEPS):
         moved = []
         for node in asked:
@@ -192,13 +198,13 @@ def _refined(
 
 
 def _gain(
-    node: Node,
+    node: K,
     here: int,
     there: int,
-    part: Mapping[Node, int],
-    inputs: Inputs,
-    users: Users,
-    bytes_: Mapping[Node, int],
+    part: Mapping[K, int],
+    inputs: Inputs[K],
+    users: Users[K],
+    bytes_: Mapping[K, int],
 ) -> int:
     """Bytes that need not be sent any more if the node moves."""
     goes = {part[user] for user in users.get(node, ())}
@@ -210,10 +216,10 @@ def _gain(
 
 
 def _makespan(
-    part: Mapping[Node, int],
-    inputs: Inputs,
-    seconds: Mapping[Node, float],
-    bytes_: Mapping[Node, int],
+    part: Mapping[K, int],
+    inputs: Inputs[K],
+    seconds: Mapping[K, float],
+    bytes_: Mapping[K, int],
 ) -> float:
     """When the last part would end on BESIDE workers: each part on the first that is free, once its values are there."""
     count = max(part.values()) + 1
