@@ -18,7 +18,7 @@ from graphir.partition.plan import ORDER, Plan, Read, Step, Value
 from graphir.types import TensorType
 from graphir.units import in_bytes
 from graphir.verify import verify
-from workers.executor import peak_bytes as program_peak
+from workers.footprint import peak_bytes as program_peak
 
 
 def check_plan(plan: Plan) -> Plan:

@@ -5,7 +5,7 @@ from math import prod
 
 from graphir.partition.minibatch import Minibatch
 from graphir.partition.plan import Plan, Step
-from workers.executor import peak_bytes as program_peak
+from workers.footprint import peak_bytes as program_peak
 from workers.route import Route
 from workers.runner import KEPT_STATES
 from workers.work import Work

@@ -14,7 +14,8 @@ from graphir.node import REGISTRY
 from graphir.ops.sources import input_
 from tests.random_graphs import feeds, graphs, same_bits
 from workers import blocks
-from workers.executor import Executor, peak_bytes
+from workers.executor import Executor
+from workers.footprint import peak_bytes
 from workers.fuse import Group, fusable, schedule
 
 ROWS = 3000

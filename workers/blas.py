@@ -1,9 +1,10 @@
 """One BLAS thread: what makes the bits of a kernel independent of the number of cores."""
 
-from contextlib import AbstractContextManager
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from threadpoolctl import ThreadpoolController
@@ -15,10 +16,49 @@ def _controller() -> ThreadpoolController:
     return ThreadpoolController()
 
 
-def threads(count: int) -> AbstractContextManager[Any]:
-    """Inside the block, BLAS uses this many threads."""
-    limited: AbstractContextManager[Any] = _controller().limit(limits=count)
-    return limited
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Inside the block, BLAS uses at most this many threads, whatever other threads of the process ask for meanwhile."""
+    _LIMITS.enter(count)
+    try:
+        yield
+    finally:
+        _LIMITS.leave(count)
+
+
+class _Limits:
+    """The smallest number that is asked for holds, for it is the process's; the original ones come back after the last.
+
+    With OpenMP it is a thread's own, so each that computes asks for itself.
+    """
+
+    def __init__(self) -> None:
+        self._lock, self._asked = threading.Lock(), list[int]()
+        self._original: list[int | None] = []
+
+    def enter(self, count: int) -> None:
+        with self._lock:
+            if not self._asked:
+                self._original = [library.num_threads for library in _controller().lib_controllers]
+            self._asked.append(count)
+            self._apply()
+
+    def leave(self, count: int) -> None:
+        with self._lock:
+            self._asked.remove(count)
+            self._apply()
+
+    def _apply(self) -> None:
+        for library, original in zip(_controller().lib_controllers, self._original, strict=True):
+            wanted = min(self._asked, default=original)
+            free = getattr(library, "clear_controlling_thread", None)
+            if free is not None:  # the library listens to one thread alone otherwise
+                free(force=True)
+            if wanted is not None:
+                library.set_num_threads(wanted)
+
+
+_LIMITS = _Limits()
 
 
 def libraries() -> list[str]:

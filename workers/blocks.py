@@ -198,12 +198,12 @@ def _share(count: int, rows: int, threads: int, run: Callable[[int, int], None])
     blocks = -(-count // rows)
     parts = max(1, min(threads, blocks // BLOCKS_A_THREAD))
     ends = [min(count, blocks * k // parts * rows) for k in range(parts + 1)]
-    others = [_pool(threads).submit(run, ends[k], ends[k + 1]) for k in range(1, parts)]
+    others = [pool(threads).submit(run, ends[k], ends[k + 1]) for k in range(1, parts)]
     run(ends[0], ends[1])
     for other in others:
         other.result()
 
 
 @cache
-def _pool(threads: int) -> ThreadPoolExecutor:
+def pool(threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads, thread_name_prefix="gradfleet-blocks")

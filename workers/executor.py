@@ -1,13 +1,12 @@
 """The executor: a graph compiled once into a flat program, run many times.
 
 Dimensions are bound to numbers once for each set of sizes and kept for the most recent ones. Values are freed at their last
-use. The results have the same bits as `graphir.evaluate`.
+use. Graphs with large values are evaluated in tiles (`tiling`); all others have the bits of `graphir.evaluate`.
 """
 
 import os
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
-from math import prod
+from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -18,13 +17,13 @@ from graphir.feeds import bind
 from graphir.graph import Graph
 from graphir.interpret import NO_OFFSETS, require_finite
 from graphir.node import Array, Node, describe
-from graphir.types import TensorType
 from workers import backends, blas, heap
-from workers.blocks import worth_blocks
 from workers.bound import Bound, Call, Look
-from workers.fuse import Item, schedule
+from workers.footprint import has_large_values, peak_bytes
 from workers.profile import Profile, profiled
 from workers.program import Program, compiled
+from workers.tiles import Tiled
+from workers.tiling import Tiling, peak, tiling
 from workers.whole import Whole
 
 BOUND_PROGRAMS = 16
@@ -33,16 +32,23 @@ Form: TypeAlias = tuple[tuple[str, tuple[int, ...], np.dtype[Any]], ...]
 
 
 class Executor:
-    """A callable on feeds. backend: whose kernels; threads: for BLAS and fused groups, by default one a core.
+    """A callable on feeds. backend: whose kernels; threads: for tiles, fused groups and BLAS, by default one a core.
 
     memory_limit: bytes that values may take at once, by estimate; LimitError before anything runs if it is more.
+    frugal: in tiles only where one thread takes no more memory than `footprint.peak_bytes` says of the graph.
     """
 
     def __init__(
-        self, graph: Graph, backend: str = "numpy", threads: int | None = None, *, memory_limit: int | None = None
+        self,
+        graph: Graph,
+        backend: str = "numpy",
+        threads: int | None = None,
+        *,
+        memory_limit: int | None = None,
+        frugal: bool = False,
     ) -> None:
         heap.keep_freed()
-        self.graph, self.threads, self.memory_limit = graph, threads, memory_limit
+        self.graph, self.threads, self.memory_limit, self._frugal = graph, threads, memory_limit, frugal
         backends.check(backend, graph)
         self._entire = backends.entire(backend)
         self._kernels = backends.load("numpy" if self._entire is not None else backend)
@@ -53,9 +59,10 @@ class Executor:
         self._inputs = {name: self._slot[node] for name, node in graph.inputs.items()}
         self._outputs = [self._slot[node] for node in graph.outputs.values()]
         self._programs: dict[bool, Program] = {}
-        self._bound: OrderedDict[tuple[Any, ...], Bound | Whole] = OrderedDict()
+        self._bound: OrderedDict[tuple[Any, ...], Bound | Tiled | Whole] = OrderedDict()
         self._looks_at_offsets = any(n.op.offset or "graph" in n.op.attrs.values() for n in graph.nodes)
         self._forms: OrderedDict[Form, Mapping[str, int]] = OrderedDict()
+        self._tilings: OrderedDict[tuple[Any, ...], Tiling | None] = OrderedDict()
 
     def __call__(
         self, feeds: Mapping[str, Any], *, sizes: Mapping[str, int] | None = None, check_finite: bool = False
@@ -100,8 +107,7 @@ class Executor:
         key = (*sorted(sizes.items()), *(sorted(offsets.items()) if self._looks_at_offsets else ()))
         if key not in self._wholes:
             self._wholes[key] = compile_(self.graph, sizes, offsets)
-            while len(self._wholes) > BOUND_PROGRAMS:
-                self._wholes.popitem(last=False)
+            _forget_oldest(self._wholes)
         found = self._wholes[key]
         if found is None:
             return None
@@ -123,7 +129,7 @@ class Executor:
         with blas.threads(self.threads):
             return profiled(run, dict(numbers), runs)
 
-    def _as_run(self, arrays: Mapping[str, Array], sizes: Mapping[str, int]) -> Bound | Whole:
+    def _as_run(self, arrays: Mapping[str, Array], sizes: Mapping[str, int]) -> Bound | Tiled | Whole:
         """What `run` would run."""
         compile_ = self._whole
         if compile_ is None or self._run_whole(compile_, arrays, sizes, NO_OFFSETS) is None:
@@ -133,8 +139,9 @@ class Executor:
         )
 
     def peak_bytes(self, sizes: Mapping[str, int]) -> tuple[int, Node]:
-        """As the function of this name says of the graph."""
-        return peak_bytes(self.graph, sizes)
+        """As the function of this name says of the graph, or what it takes in tiles on all threads."""
+        tiled = self._tiling(sizes)
+        return peak_bytes(self.graph, sizes) if tiled is None else peak(tiled, self._workers)
 
     def _check_memory(self, sizes: Mapping[str, int], limit: int) -> None:
         needed, node = self.peak_bytes(sizes)
@@ -153,36 +160,49 @@ class Executor:
         bound = bind(self.graph, feeds, sizes)
         if form is not None and all(bound.arrays[name] is feeds[name] for name in feeds):
             self._forms[form] = bound.sizes
-            while len(self._forms) > BOUND_PROGRAMS:
-                self._forms.popitem(last=False)
+            _forget_oldest(self._forms)
         return bound.arrays, bound.sizes
 
     def _compiled(self, *, fused: bool) -> Program:
         if fused not in self._programs:
             with collector.paused():
-                threads = self.threads or len(os.sched_getaffinity(0))
-                self._programs[fused] = compiled(self.graph, self._kernels, threads, fused=fused, loop=self._loop)
+                self._programs[fused] = compiled(self.graph, self._kernels, self._workers, fused=fused, loop=self._loop)
         return self._programs[fused]
 
-    def _program(self, sizes: Mapping[str, int], offsets: Mapping[str, int], check_finite: bool) -> Bound | Whole:
+    def _program(self, sizes: Mapping[str, int], offsets: Mapping[str, int], check_finite: bool) -> Bound | Tiled | Whole:
         key = (check_finite, *sorted(sizes.items()), *(sorted(offsets.items()) if self._looks_at_offsets else ()))
         known = self._bound.get(key)
         if known is not None:
             self._bound.move_to_end(key)
         else:
             known = self._bound[key] = self._bind(sizes, offsets, check_finite)
-            while len(self._bound) > BOUND_PROGRAMS:
-                self._bound.popitem(last=False)
+            _forget_oldest(self._bound)
         return known
 
-    def _bind(self, sizes: Mapping[str, int], offsets: Mapping[str, int], check_finite: bool) -> Bound | Whole:
+    def _bind(self, sizes: Mapping[str, int], offsets: Mapping[str, int], check_finite: bool) -> Bound | Tiled | Whole:
         """To look at each value, each is made, by NumPy's kernels where a back-end shows none."""
         if self._entire is not None and not check_finite:
-            threads = self.threads or len(os.sched_getaffinity(0))
-            return Whole(self.graph, self._entire.program(self.graph, sizes, offsets, threads))
-        program = self._compiled(fused=not check_finite and _has_large_values(self.graph, sizes))
+            return Whole(self.graph, self._entire.program(self.graph, sizes, offsets, self._workers))
+        tiled = None if check_finite else self._tiling(sizes)
+        if tiled is not None:
+            with collector.paused():
+                return Tiled(tiled, self._kernels, self._workers, sizes, offsets, self._loop)
+        program = self._compiled(fused=not check_finite and has_large_values(self.graph, sizes))
         with collector.paused():
             return Bound(program, self._inputs, self._outputs, sizes, offsets, check_finite=check_finite)
+
+    @property
+    def _workers(self) -> int:
+        return self.threads or len(os.sched_getaffinity(0))
+
+    def _tiling(self, sizes: Mapping[str, int]) -> Tiling | None:
+        key = tuple(sorted(sizes.items()))
+        if key not in self._tilings:
+            with collector.paused():
+                found = None if self._entire is not None else tiling(self.graph, sizes, frugal=self._frugal)
+            self._tilings[key] = found
+            _forget_oldest(self._tilings)
+        return self._tilings[key]
 
     def _check_finite(self, call: Call, slots: list[Any]) -> None:
         if call.target < len(self.graph.nodes):
@@ -196,6 +216,11 @@ def _plain(array: Array) -> Array:
     return plain if plain.dtype is dtype else plain.view(dtype)
 
 
+def _forget_oldest(kept: OrderedDict[Any, Any]) -> None:
+    while len(kept) > BOUND_PROGRAMS:
+        kept.popitem(last=False)
+
+
 def _form(feeds: Mapping[str, Any]) -> Form | None:
     """Names, shapes and dtypes of arrays in C order, all that binding looks at; None if there is anything else."""
     found = []
@@ -204,54 +229,3 @@ def _form(feeds: Mapping[str, Any]) -> Form | None:
             return None
         found.append((name, value.shape, value.dtype))
     return tuple(found)
-
-
-def peak_bytes(graph: Graph, sizes: Mapping[str, int]) -> tuple[int, Node]:
-    """An upper bound on the bytes of the values that a run makes, and the node at which it is reached.
-
-    Values are freed at their last use; what a fused group reads and gives is there until its end. Views count as nothing, and
-    so do inputs, which the caller holds.
-    """
-    known: dict[TensorType, int] = {}
-    live = highest = 0
-    at = graph.nodes[0]
-    items = schedule(graph) if _has_large_values(graph, sizes) else graph.nodes
-    freed = _freed(items, graph)
-    for position, item in enumerate(items):
-        inside = 0
-        for node, dead in [(item, ())] if isinstance(item, Node) else item.uses:
-            inside += _bytes(node, sizes, known)
-            if live + inside >= highest:
-                highest, at = live + inside, node
-            inside -= sum(_bytes(source, sizes, known) for source in dead)
-        live += inside
-        for source in freed.get(position, ()):
-            live -= _bytes(source, sizes, known)
-    return highest, at
-
-
-def _has_large_values(graph: Graph, sizes: Mapping[str, int]) -> bool:
-    """Whether fused groups would be cut into blocks; to find groups takes longer than small values need."""
-    types = {node.type for node in graph.nodes}
-    return any(worth_blocks(prod(type_.bind(sizes)), type_.dtype.itemsize) for type_ in types)
-
-
-def _freed(items: Sequence[Item], graph: Graph) -> dict[int, list[Node]]:
-    """For each item the values that nobody reads after it."""
-    keep = set(graph.outputs.values())
-    last = {source: position for position, item in enumerate(items) for source in item.inputs}
-    freed: dict[int, list[Node]] = {}
-    for source, position in last.items():
-        if source not in keep:
-            freed.setdefault(position, []).append(source)
-    return freed
-
-
-def _bytes(node: Node, sizes: Mapping[str, int], known: dict[TensorType, int]) -> int:
-    """The bytes of a node's value; `known` keeps those of types that were asked for."""
-    if node.op.cheap and node.op.name != "reshape":  # a reshape of a transposed value is a copy
-        return 0
-    size = known.get(node.type)
-    if size is None:
-        size = known[node.type] = prod(node.type.bind(sizes)) * node.type.dtype.itemsize
-    return size
