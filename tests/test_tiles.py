@@ -252,3 +252,17 @@ def test_a_job_has_the_same_bits_on_any_number_of_workers(count: int) -> None:
     assert found[0] == found[1]
     for name, value in evaluate(graph, values).items():
         np.testing.assert_allclose(np.frombuffer(found[0][name]).reshape(value.shape), value, rtol=1e-12)
+
+
+@pytest.mark.parametrize("backend", ["numpy", "llvm"])
+def test_a_profile_tells_of_each_tile(backend: str) -> None:
+    graph, _ = softmax(400, 30)
+    run, values = Executor(graph, backend, threads=2), values_for(graph)
+    expected = run(values)
+    found = tiling.tiling(graph, {})
+    assert found is not None
+    profile = run.profile(values, runs=1)
+    assert sum(entry.name == "matmul" for entry in profile.entries) == 2 * len(found.tiles)
+    assert same_bits(run(values), expected)
+    for name, value in evaluate(graph, values).items():
+        np.testing.assert_allclose(expected[name], value, rtol=1e-10, atol=1e-13)

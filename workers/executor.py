@@ -124,10 +124,11 @@ class Executor:
         def run(look: Look | None) -> None:
             program.run(arrays, look)
 
+        sizes = program.sizes if isinstance(program, Tiled) else dict(numbers)
         if self.threads is None:
-            return profiled(run, dict(numbers), runs)
+            return profiled(run, sizes, runs)
         with blas.threads(self.threads):
-            return profiled(run, dict(numbers), runs)
+            return profiled(run, sizes, runs)
 
     def _as_run(self, arrays: Mapping[str, Array], sizes: Mapping[str, int]) -> Bound | Tiled | Whole:
         """What `run` would run."""
@@ -169,7 +170,9 @@ class Executor:
                 self._programs[fused] = compiled(self.graph, self._kernels, self._workers, fused=fused, loop=self._loop)
         return self._programs[fused]
 
-    def _program(self, sizes: Mapping[str, int], offsets: Mapping[str, int], check_finite: bool) -> Bound | Tiled | Whole:
+    def _program(
+        self, sizes: Mapping[str, int], offsets: Mapping[str, int], check_finite: bool
+    ) -> Bound | Tiled | Whole:
         key = (check_finite, *sorted(sizes.items()), *(sorted(offsets.items()) if self._looks_at_offsets else ()))
         known = self._bound.get(key)
         if known is not None:

@@ -47,7 +47,9 @@ class Runner:
     ) -> None:
         self.work, self.rank, self.peers, self._mesh = work, rank, peers, mesh
         self.route = Route(work, max(len(peers), 1))
-        self._executors = {digest: Executor(program, work.backend, threads=1) for digest, program in programs.items()}
+        self._executors = {
+            digest: Executor(program, work.backend, threads=1, frugal=True) for digest, program in programs.items()
+        }
         self.stopped = stopped
         self.activity = Activity()
         self._feeds: dict[str, Feed] = {}

@@ -11,11 +11,11 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from graphir import dims
-from graphir.node import Array, Node
+from graphir.node import Array
 from graphir.partition.plan import Step
 from workers import backends, blas
 from workers.blocks import pool
-from workers.bound import Bound
+from workers.bound import Bound, Look
 from workers.footprint import has_large_values
 from workers.program import Program, compiled
 from workers.tiling import Tiling
@@ -34,12 +34,15 @@ class Tiled:
         threads: int,
         sizes: Mapping[str, int],
         offsets: Mapping[str, int],
+        loop: Callable[..., Any] | None = None,
     ) -> None:
-        plan = self.plan = tiling.plan
-        sizes = {**sizes, **plan.sizes}
+        plan = tiling.plan
+        self.sizes = {**sizes, **plan.widest([tiling.cut])}
         self._outputs = [plan.outputs[name] for name in plan.graph.outputs]
         combines = {step.reads[0].value: step for step in plan.steps if step.kind == "combine"}
-        bindings = _Bindings(tiling, kernels, sizes, {**offsets, tiling.cut: _offset(tiling.whole, sizes, offsets)})
+        bindings = _Bindings(
+            tiling, kernels, loop, self.sizes, {**offsets, tiling.cut: _offset(tiling.whole, sizes, offsets)}
+        )
         self._steps: list[tuple[_Map | _Single, list[str]]] = []
         last = {read.value: number for number, step in enumerate(plan.steps) for read in step.reads}
         kept = {*self._outputs, *plan.graph.inputs}
@@ -50,15 +53,12 @@ class Tiled:
             elif step.kind == "single":
                 self._steps.append((_Single(step, bindings), dead))
 
-    def run(
-        self, arrays: Mapping[str, Array], look: Callable[[Node, list[Any], int], None] | None = None
-    ) -> list[Array]:
-        """The outputs; nothing can look at values in between."""
-        assert look is None
+    def run(self, arrays: Mapping[str, Array], look: Look | None = None) -> list[Array]:
+        """The outputs; with `look`, which is called as by `Bound.run`, one thread takes all tiles."""
         values = dict(arrays)
         with blas.threads(1):
             for step, dead in self._steps:
-                step.run(values)
+                step.run(values, look)
                 for name in dead:
                     values.pop(name, None)
         return [values[name] for name in self._outputs]
@@ -68,9 +68,14 @@ class _Bindings:
     """Programs bound to the whole, or to a tile; tiles of one length share a binding unless they look at where they are."""
 
     def __init__(
-        self, tiling: Tiling, kernels: backends.Kernels, sizes: Mapping[str, int], offsets: Mapping[str, int]
+        self,
+        tiling: Tiling,
+        kernels: backends.Kernels,
+        loop: Callable[..., Any] | None,
+        sizes: Mapping[str, int],
+        offsets: Mapping[str, int],
     ) -> None:
-        self.plan, self.cut, self.kernels = tiling.plan, tiling.cut, kernels
+        self.plan, self.cut, self.kernels, self._loop = tiling.plan, tiling.cut, kernels, loop
         self.sizes, self.offsets = sizes, offsets
         self.tiles = tiling.tiles
         self.local = dims.local(tiling.cut)
@@ -78,7 +83,7 @@ class _Bindings:
     def program(self, step: Step, sizes: Mapping[str, int]) -> Program:
         """Fused groups belong to one thread: the others have tiles of their own."""
         fused = has_large_values(step.program, sizes)
-        return compiled(step.program, self.kernels, 1, fused=fused)
+        return compiled(step.program, self.kernels, 1, fused=fused or self._loop is not None, loop=self._loop)
 
     def single(self, step: Step) -> Bound:
         return self._bound(step, self.program(step, self.sizes), self.sizes, self.offsets)
@@ -111,9 +116,9 @@ class _Single:
     def __init__(self, step: Step, bindings: _Bindings) -> None:
         self._step, self._bound = step, bindings.single(step)
 
-    def run(self, values: dict[str, Array]) -> None:
+    def run(self, values: dict[str, Array], look: Look | None) -> None:
         """Add what the step makes to the values."""
-        made = self._bound.run({read.input: values[read.value] for read in self._step.reads})
+        made = self._bound.run({read.input: values[read.value] for read in self._step.reads}, look)
         values.update((name, np.asarray(array, order="C")) for name, array in zip(self._step.writes, made, strict=True))
 
 
@@ -139,16 +144,14 @@ class _Map:
                 type_ = bindings.plan.values[name].type
                 self._shards.append((k, name, axis, type_.bind(bindings.sizes), type_.dtype))
 
-    def run(self, values: dict[str, Array]) -> None:
+    def run(self, values: dict[str, Array], look: Look | None) -> None:
         """Add what the step makes to the values."""
         wholes = [np.empty(shape, dtype) for *_, shape, dtype in self._shards]
-        parts = [self._threads, len(self._tiles)]
-        others = [
-            pool(self._threads).submit(self._range, values, wholes, *chunk_range(number, *parts))
-            for number in range(1, self._threads)
-        ]
+        threads = 1 if look is not None else self._threads
+        ranges = [range(*chunk_range(number, threads, len(self._tiles))) for number in range(threads)]
+        others = [pool(threads).submit(self._range, values, wholes, numbers, None) for numbers in ranges[1:]]
         try:
-            trees = [self._range(values, wholes, *chunk_range(0, *parts))]
+            trees = [self._range(values, wholes, ranges[0], look)]
         finally:
             errors = [other.exception() for other in others]  # they write into the arrays: wait for all
         for error in errors:
@@ -160,17 +163,19 @@ class _Map:
             found = {place: array for tree in trees for place, array in tree[number].parts.items()}
             values[name] = joined(len(self._tiles), found, join)
 
-    def _range(self, values: Mapping[str, Array], wholes: Sequence[Array], first: int, last: int) -> list[Tree[Array]]:
-        """The tiles from `first` to `last`; subtrees of the partial results."""
+    def _range(
+        self, values: Mapping[str, Array], wholes: Sequence[Array], numbers: range, look: Look | None
+    ) -> list[Tree[Array]]:
+        """Some tiles, one after the other; subtrees of the partial results."""
         trees = [Tree[Array](len(self._tiles), join) for *_, join in self._partials]
+        partials = [k for k, *_ in self._partials]
         with blas.threads(1):
-            for number in range(first, last):
-                made = self._bounds[number].run(self._feeds(values, self._tiles[number]))
+            for number in numbers:
+                made = self._bounds[number].run(self._feeds(values, self._tiles[number]), look)
                 for (k, _, axis, *_), whole in zip(self._shards, wholes, strict=True):
                     self._slice(whole, axis, self._tiles[number])[...] = made[k]
-                for tree, array in zip(trees, _owned([made[k] for k, *_ in self._partials]), strict=True):
+                for tree, array in zip(trees, _owned(made, partials), strict=True):
                     tree.add((0, number), array)
-                del made
         return trees
 
     def _feeds(self, values: Mapping[str, Array], tile: tuple[int, int]) -> dict[str, Array]:
@@ -195,12 +200,13 @@ def _axis(blocks: Sequence[Any]) -> int | None:
     return blocks[0].axis if blocks else None
 
 
-def _owned(arrays: Sequence[Any]) -> list[Array]:
-    """Arrays in C order into which a sum may be written: no views, and each by itself."""
+def _owned(made: list[Any], wanted: Sequence[int]) -> list[Array]:
+    """Some of the arrays, in C order, into which a sum may be written: no views, and each by itself; the others are let go."""
     found: list[Array] = []
-    for value in arrays:
-        array = np.asarray(value, order="C")
-        shared = array.base is not None or not array.flags.writeable or any(array is other for other in found)
+    for k in wanted:
+        array = np.asarray(made[k], order="C")
+        made[k] = None
+        shared = array.base is not None or not array.flags.writeable or any(array is other for other in made)
         found.append(array.copy("C") if shared else array)
     return found
 

@@ -25,14 +25,16 @@ WORTH_BYTES = 1 << 22
 """From so many bytes of values along the axes on: less stays in cache as it is."""
 TILE_BYTES = 1 << 20
 """What one tile reads and holds at one time, if its overhead allows so little."""
-MEMORY = 2e10
-"""Bytes a second, for what each tile reads whole and what is joined."""
+MEMORY = 1e10
+"""Bytes a second, for what each tile reads whole and what is joined: less than a copy, since products pack what they read."""
 CALL = 5e-6
 """Seconds of a call beside its work, with threads that wait for one another."""
 OVERHEAD = 0.1
 """Part of the work that the overhead of all tiles may take."""
 UNTILED = 0.25
 """Part of the work that may be left to steps that run once."""
+MORE_MEMORY = 2
+"""How many times the memory may be taken: a tile's sums of weights may need more than is saved."""
 CANDIDATES = 3
 """How many classes of axes are tried."""
 MOST_NODES = 20_000
@@ -53,8 +55,8 @@ class Tiling:
         return list(pairwise(self.plan.borders[self.cut]))
 
 
-def tiling(graph: Graph, sizes: Mapping[str, int]) -> Tiling | None:
-    """How the graph is evaluated in tiles at these sizes, or None."""
+def tiling(graph: Graph, sizes: Mapping[str, int], *, frugal: bool = False) -> Tiling | None:
+    """How the graph is evaluated in tiles at these sizes, or None; `frugal`: not if one thread may take more memory than without."""
     if len(graph.nodes) > MOST_NODES or not _is_large(graph, sizes):
         return None
     graph = paired(graph)
@@ -64,7 +66,7 @@ def tiling(graph: Graph, sizes: Mapping[str, int]) -> Tiling | None:
     if not tried:
         return None
     best = min(tried, key=lambda made: made[0])[1]
-    return best if peak(best, 1)[0] <= peak_bytes(graph, sizes)[0] else None
+    return best if peak(best, 1)[0] <= peak_bytes(graph, sizes)[0] * (1 if frugal else MORE_MEMORY) else None
 
 
 def peak(one: Tiling, threads: int) -> tuple[int, Node]:
@@ -78,8 +80,9 @@ def peak(one: Tiling, threads: int) -> tuple[int, Node]:
         inside, node = peak_bytes(step.program, plan.widest([one.cut]))
         inside += sum(_copied(one, step, read) for read in step.reads if step.kind == "map")
         made = {name: value_bytes(plan.values[name].type, plan.sizes) for name in step.writes}
-        partial = sum(made[name] for name in step.writes if plan.values[name].layout == "partial")
-        kept = partial * min(count, threaded * (count.bit_length() + 1)) + sum(made.values()) - partial
+        partial = [made[name] for name in step.writes if plan.values[name].layout == "partial"]
+        trees = min(count, (count - 1).bit_length() * (1 if threaded == 1 else 2 * threaded))
+        kept = sum(partial) * (trees - 1) + threaded * max(partial, default=0) + sum(made.values())
         if sum(live.values()) + threaded * inside + kept >= highest:
             highest, at = sum(live.values()) + threaded * inside + kept, node
         live |= made
@@ -155,13 +158,15 @@ class _Costs:
     def _overhead(self, step: Step) -> float:
         """Seconds that each tile costs whatever its length."""
         working = [node for node in step.program.nodes if node.inputs and not node.op.cheap]
+        fixed = [node for node in working if not any(map(self._grows, (node, *node.inputs)))]  # done with partial sums
         whole = sum(self._estimate.bytes(i) for node in working for i in node.inputs if not self._grows(i))
         partial = sum(
             self._estimate.bytes(node)
             for name, node in step.program.outputs.items()
             if self.plan.values[name].layout == "partial"
         )
-        return len(step.program.nodes) * CALL / 2 + len(working) * CALL / 2 + (whole + 3 * partial) / MEMORY
+        calls = CALL * len(working) + sum(map(self._estimate.seconds, fixed))
+        return calls + (whole + 3 * partial) / MEMORY
 
     def _grows(self, node: Node) -> bool:
         return any(self.local in dims.names(d) for d in node.type.shape)
