@@ -67,24 +67,30 @@ class Profile:
         return sum(entry.seconds for entry in self.entries)
 
     def to_text(self, most: int = 40) -> str:
-        """A table, the longest first."""
+        """A table, the longest first; calls for the same nodes, of several tiles, in one line."""
         rates = ", ".join(f"{rate / 1e9:.0f} GFLOP/s {dtype}" for dtype, rate in self.roofline.products.items())
         lines = [
             f"{self.seconds * 1e3:.3f} ms a run, {self.profiled * 1e3:.3f} ms looked at call by call; "
             f"this machine: {self.roofline.read / 1e9:.1f} GB/s read, products of matrices {rates}",
-            f"{'ms':>10} {'part':>6} {'MB':>10} {'GB/s':>8} {'Mop':>10} {'GFLOP/s':>8} {'of limit':>8}  what",
+            f"{'ms':>10} {'part':>6} {'calls':>6} {'MB':>10} {'GB/s':>8} {'Mop':>10} {'GFLOP/s':>8} {'of limit':>8}  what",
         ]
+        alike: dict[tuple[str, str], list[Entry]] = {}  # tiles make the same calls again and again
+        for entry in self.entries:
+            alike.setdefault((entry.name, entry.where), []).append(entry)
         whole = self.profiled or 1.0
-        for entry in sorted(self.entries, key=lambda e: -e.seconds)[:most]:
-            took = entry.seconds or 1e-9
+        groups = sorted(alike.items(), key=lambda item: -sum(entry.seconds for entry in item[1]))
+        for (name, where), calls in groups[:most]:
+            took = sum(entry.seconds for entry in calls) or 1e-9
+            moved, work = sum(entry.bytes for entry in calls), sum(entry.operations for entry in calls)
             lines.append(
-                f"{entry.seconds * 1e3:10.3f} {entry.seconds / whole:6.1%} {entry.bytes / 1e6:10.3f} "
-                f"{entry.bandwidth / 1e9:8.2f} {entry.operations / 1e6:10.3f} {entry.operations / took / 1e9:8.2f} "
-                f"{entry.least / took:8.0%}  {entry.name}  {entry.where}"
+                f"{took * 1e3:10.3f} {took / whole:6.1%} {len(calls):6} {moved / 1e6:10.3f} {moved / took / 1e9:8.2f} "
+                f"{work / 1e6:10.3f} {work / took / 1e9:8.2f} {sum(e.least for e in calls) / took:8.0%}  {name}  {where}"
             )
-        if len(self.entries) > most:
-            rest = sorted(self.entries, key=lambda e: -e.seconds)[most:]
-            lines.append(f"{sum(e.seconds for e in rest) * 1e3:10.3f} {'':62}  {len(rest)} more calls")
+        if len(groups) > most:
+            rest = [entry for _, calls in groups[most:] for entry in calls]
+            lines.append(
+                f"{sum(e.seconds for e in rest) * 1e3:10.3f} {'':6} {len(rest):6} {'':48}  in {len(groups) - most} more lines"
+            )
         return "\n".join(lines)
 
     def to_chrome(self) -> str:
