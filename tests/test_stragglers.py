@@ -133,6 +133,19 @@ def test_where_no_other_worker_can_start_the_slow_one_makes_room(
         assert not os.path.exists(f"/proc/{pids[3]}/fd/0")
 
 
+def test_the_only_worker_of_a_job_is_judged_by_what_it_took_before(
+    rules: Rules, undisturbed: dict[str, dict[str, bytes]]
+) -> None:
+    with connect(workers=1) as client:
+        job = submit(client, "rows too")
+        under_way(client, job)
+        (pid,) = pool_of(client).pids()
+        rules.add("map", "hold", pid=pid)
+        assert bits(job) == undisturbed["rows too"]
+        assert kinds(job).count("straggled") == 1
+        assert pid not in pool_of(client).pids()
+
+
 def test_a_step_that_is_heavy_for_all_is_waited_for(client: Client, rules: Rules) -> None:
     """Nothing says that it should be faster."""
     pids = pool_of(client).pids()

@@ -86,6 +86,27 @@ def test_a_long_program_that_nobody_else_performs_is_not_judged_at_its_first_tim
         assert (found and found[0]) == expected
 
 
+@pytest.mark.parametrize(
+    ("before", "known", "expected"),
+    [
+        ({}, {}, None),  # it may just be long
+        ({"map": (5, 1.0)}, {}, 0),
+        ({}, {"map": 0.2}, 0),
+        ({}, {"map": 10.0}, None),
+    ],
+)
+def test_one_that_is_alone_is_judged_by_what_was_before(
+    before: dict[str, tuple[int, float]], known: dict[str, float], expected: int | None
+) -> None:
+    watch, found = Watch(1, PATIENCE, known), None
+    for now in range(0, 40, 2):
+        watch.take(0, now, Sign(("computes", "map", (3,)), float(now), before, 0))
+        found = found or watch.slow()
+    assert (found and found[0]) == expected
+    watch.forget(0)
+    assert watch.paces() == known | {program: seconds / runs for program, (runs, seconds) in before.items()}
+
+
 def test_the_same_rank_is_watched_twice_as_long_the_next_time() -> None:
     watch, times = Watch(2, PATIENCE), []
     begun = 0

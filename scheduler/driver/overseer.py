@@ -61,7 +61,7 @@ class Overseer:
     def begin(self, members: Sequence[Member]) -> None:
         """The job has other ranks."""
         self.end()
-        self._members, self._watch = list(members), Watch(len(members), SLOW_SECONDS)
+        self._members, self._watch = list(members), Watch(len(members), SLOW_SECONDS, self._watch.paces())
         self._next = time.monotonic() + LOOK_SECONDS
 
     def replaced(self, members: Sequence[Member]) -> None:
@@ -80,7 +80,7 @@ class Overseer:
     def look(self, waiting: Collection[int]) -> None:
         """Straggler if a rank is to be given away; PeerLost if all those waited for have waited for one another."""
         now = time.monotonic()
-        if len(self._members) < 2 or (now < self._next and self._race is None):
+        if now < self._next and self._race is None:
             return
         self._listen(now)
         if now >= self._next:

@@ -1,8 +1,8 @@
 """Watch: which rank of a job is far slower than the others, and whether all wait; from signs that they give now and then.
 
 Chunks are alike, so a program takes every rank about as long. A rank is slow if one of its programs takes many times what
-the others took for the same one (or, where no other performs it, itself before), if this is what it was busy with for the
-whole time watched, and if the others were not. Pure: times come with the signs.
+the others took for the same one (or, where no other performs it, itself or the job's ranks before), if this is what it was busy
+with for the whole time watched, and if the others were not. Pure: times come with the signs.
 """
 
 from collections.abc import Collection, Mapping
@@ -26,10 +26,14 @@ class Reading:
 
 
 class Watch:
-    """The signs of the ranks of one job; `patience`: for how many seconds a rank is watched before it is judged."""
+    """The signs of the ranks of one job; `patience`: for how many seconds a rank is watched before it is judged.
 
-    def __init__(self, ranks: int, patience: float) -> None:
+    known: seconds that a run of a program took the job's ranks before.
+    """
+
+    def __init__(self, ranks: int, patience: float, known: Mapping[str, float] | None = None) -> None:
         self._patience = [patience] * ranks
+        self._known = dict(known or {})
         self._first: dict[int, Reading] = {}
         self._last: dict[int, Reading] = {}
         self._still: dict[int, Reading] = {}
@@ -46,6 +50,7 @@ class Watch:
     def forget(self, rank: int) -> None:
         """The rank has another worker; the next time it is watched twice as long, lest it be the work that is heavy."""
         self._patience[rank] *= 2
+        self._known = self.paces()
         for readings in (self._first, self._last, self._still):
             readings.pop(rank, None)
 
@@ -65,6 +70,15 @@ class Watch:
         """Judge the rank by what it does from now on."""
         self._first[rank] = self._last[rank]
 
+    def paces(self) -> dict[str, float]:
+        """Seconds that a run of each program took: the median of the ranks, or as it was known before."""
+        found: dict[str, list[float]] = {}
+        for reading in self._last.values():
+            for program, (runs, seconds) in reading.sign.spent.items():
+                if runs:
+                    found.setdefault(program, []).append(seconds / runs)
+        return self._known | {program: median(paces) for program, paces in found.items()}
+
     def watched(self, rank: int) -> float:
         """For how many seconds the rank has been watched."""
         return self._last[rank].time - self._first[rank].time if rank in self._last else 0.0
@@ -76,7 +90,7 @@ class Watch:
         first, last = self._first[rank], self._last[rank]
         watched = last.time - first.time
         others = [other for other in self._last if other != rank]
-        if not others or watched <= 0 or median(self._share(other) for other in others) > IDLE:
+        if watched <= 0 or (others and median(self._share(other) for other in others) > IDLE):
             return None
         for program, (_, seconds) in _spent(last.sign).items():
             took = seconds - _spent(first.sign).get(program, (0, 0.0))[1]
@@ -102,11 +116,11 @@ class Watch:
         return spent / (last.time - first.time) if last.time > first.time else 1.0
 
     def _usual(self, program: str, rank: int, others: Collection[int]) -> float | None:
-        """Seconds that a run takes the others, or took this rank before it was watched."""
+        """Seconds that a run takes the others, or took this rank before it was watched, or any before."""
         known = [self._last[other].sign.spent.get(program, (0, 0.0)) for other in others]
         paces = [seconds / runs for runs, seconds in known if runs]
         runs, seconds = self._first[rank].sign.spent.get(program, (0, 0.0))
-        return median(paces) if paces else seconds / runs if runs else None
+        return median(paces) if paces else seconds / runs if runs else self._known.get(program)
 
 
 def _spent(sign: Sign) -> Mapping[str, tuple[int, float]]:
