@@ -9,6 +9,7 @@ from pathlib import Path
 import mpmath
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
 
 import graphir as gi
 from graphir.errors import GraphError
@@ -17,6 +18,7 @@ from graphir.graph import Graph
 from graphir.node import REGISTRY, Node, Op
 from graphir.ops.rules import elementwise_axes
 from graphir.ops.sources import input_
+from tests import random_graphs
 from workers.backends.llvm import cache, scalar
 from workers.backends.llvm.code import TYPES
 from workers.backends.llvm.loops import loop
@@ -325,6 +327,34 @@ def test_small_graphs_with_gradient_and_hessian_agree_with_the_reference(name: s
         for key, found in execute(feeds).items():
             np.testing.assert_allclose(found, wanted[key], rtol=1e-12, atol=1e-12, err_msg=key)
     assert execute._latest is not None or name == "extremes"  # logsumexp is left to numpy
+
+
+@settings(max_examples=60, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+@given(random_graphs.graphs(most=14))
+def test_random_graphs_agree_with_the_reference(graph: Graph) -> None:
+    feeds, sizes = random_graphs.feeds(graph, 1), {"n": random_graphs.N} if graph.sizes else None
+    try:
+        wanted = gi.evaluate(graph, feeds, sizes=sizes)
+    except GraphError:
+        return
+    for name, found in Executor(graph, "llvm")(feeds, sizes=sizes).items():
+        assert (found.dtype, found.shape) == (wanted[name].dtype, wanted[name].shape)
+        near = {"float16": 1e-3, "float32": 1e-4, "float64": 1e-10}.get(found.dtype.name, 0)
+        np.testing.assert_allclose(found, wanted[name], rtol=near, atol=near)
+
+
+def test_graphs_whose_code_would_be_long_are_left_to_numpy() -> None:
+    """Each level reads the one before at two positions, so that computing it where it is read doubles the code."""
+    x = gi.input("x", (40,))
+    z = x
+    for _ in range(20):
+        z = z[1:] - z[:-1] * gi.exp(z[1:]) * 0.01
+    value = gi.sum(z)
+    graph = gi.Graph({"value": value, "slope": gi.grad(value, [x])[0]})
+    feeds = {"x": np.linspace(-0.1, 0.1, 40)}
+    wanted, found = gi.evaluate(graph, feeds), Executor(graph, "llvm")(feeds)
+    for name in wanted:
+        np.testing.assert_allclose(found[name], wanted[name], rtol=1e-12)
 
 
 def test_small_graphs_take_feeds_in_any_form() -> None:

@@ -11,17 +11,24 @@ from graphir.node import Node
 from graphir.ops.rules import elementwise_axes
 from workers.backends.llvm import scalar
 from workers.backends.llvm.code import TYPES
+from workers.backends.llvm.vector import FUNCTIONS
 
 LEAVES = {"input", "constant", "iota", "size"}
 MOVES = {"broadcast", "slice", "place", "reshape", "permute", "flip", "concat", "stop_gradient"}
 REDUCTIONS = {"sum", "max", "min", "matmul"}
 WORK = 1 << 21
-"""Elements that all values have together, products counted by their terms: beyond it threads and caches matter more than calls."""
+"""Elements that all values have together: beyond it threads and caches matter more than calls."""
+PRODUCTS = 1 << 13
+"""Terms of a product of matrices, beyond which BLAS is faster with its call."""
 LARGEST = 1 << 16
 """Elements of one value."""
 MOST_NODES = 600
 AGAIN = 16
 """Operations on an element that are done again rather than kept."""
+FUNCTION = 30
+"""Operations of a vector function, about."""
+LONGEST = 4_000
+"""Operations in a program's code: to compile as many takes a second or less."""
 
 Shapes = Mapping[Node, tuple[int, ...]]
 
@@ -33,8 +40,8 @@ def covers(graph: Graph, shapes: Shapes) -> bool:
     work = 0
     for node in graph.nodes:
         size = prod(shapes[node])
-        if node.op.name == "matmul":
-            work += size * shapes[node.inputs[0]][-1]
+        if node.op.name == "matmul" and size * shapes[node.inputs[0]][-1] > PRODUCTS:
+            return False
         if not size or size > LARGEST or not _covers(node, size):
             return False
         if _cost(node):
@@ -54,22 +61,52 @@ def _covers(node: Node, size: int) -> bool:
     return name in LEAVES or name in MOVES or (node.op.axes is elementwise_axes and scalar.covers(node))
 
 
-def stored(graph: Graph, shapes: Shapes) -> list[Node]:
-    """The nodes whose values are written, in order."""
+def stored(graph: Graph, shapes: Shapes) -> list[Node] | None:
+    """The nodes whose values are written, in order; None if the code would be too long either way."""
+    for careful in (False, True):
+        found = _stored(graph, shapes, careful=careful)
+        if _code_is_short(found):
+            return found
+    return None
+
+
+def _stored(graph: Graph, shapes: Shapes, *, careful: bool) -> list[Node]:
+    """careful: whatever is read at other positions than its own is kept if it is dear, though it be read only once."""
     outputs = set(graph.outputs.values())
     readers = _readers(graph.nodes, shapes)
+    moved = {i for node in graph.nodes if node.op.name in MOVES for i in node.inputs} if careful else set()
     costs: dict[Node, int] = {}
     found: list[Node] = []
     for node in graph.nodes:
-        inputs = sum(costs[i] for i in node.inputs)
-        own = _cost(node)
-        cost = min(inputs + own, 1 << 40)
-        again = readers.get(node, 0) - 1
-        written = node in outputs or node.op.name in REDUCTIONS or (cost > 0 and again * cost > AGAIN)
-        if written and (node in outputs or node.op.name not in LEAVES):
+        cost = min(sum(costs[i] for i in node.inputs) + _cost(node), 1 << 40)
+        again = max(readers.get(node, 0) - 1, 1 if node in moved else 0)
+        dear = cost > 0 and again * cost > AGAIN and node.op.name not in LEAVES
+        written = node in outputs or node.op.name in REDUCTIONS or dear
+        if written:
             found.append(node)
         costs[node] = 0 if written else cost
     return found
+
+
+def _code_is_short(written: Sequence[Node]) -> bool:
+    """Counts operations as they will be written: once for each way in which a value's position follows from the loop's."""
+    places, total = set(written), 0
+    ways: dict[tuple[int, Node, int], int] = {}
+    for root in written:
+        seen: set[tuple[Node, int]] = set()
+        stack = [(root, 0)]
+        while stack:
+            node, way = stack.pop()
+            if (node, way) in seen or (node in places and node is not root):
+                continue
+            seen.add((node, way))
+            total += FUNCTION if node.op.name in FUNCTIONS else 1
+            if total > LONGEST:
+                return False
+            moves = node.op.name in MOVES or node.op.name in REDUCTIONS
+            for k, source in enumerate(node.inputs):
+                stack.append((source, ways.setdefault((way, node, k), len(ways) + 1) if moves else way))
+    return True
 
 
 def _cost(node: Node) -> int:

@@ -34,10 +34,13 @@ def whole(graph: Graph, sizes: Mapping[str, int], offsets: Mapping[str, int]) ->
     outputs = list(dict.fromkeys(graph.outputs.values()))
     if any(node.op.name == "input" for node in outputs) or not covers(graph, shapes) or not _headers_are_known():
         return None
+    writes = stored(graph, shapes)
+    if writes is None:
+        return None
     values = [*graph.inputs.values(), *outputs]
     nests = Nests(shapes, {node: bound_attributes(node, sizes, offsets) for node in graph.nodes})
     nests.places |= {node: f"%d{k}" for k, node in enumerate(values)}
-    for node in stored(graph, shapes):
+    for node in writes:
         if node not in nests.places:
             nests.places[node] = nests.room(MEMORY[node.type.dtype.name], prod(shapes[node]))
             nests.stack_bytes += prod(shapes[node]) * node.type.dtype.itemsize
