@@ -135,11 +135,6 @@ class EmbeddedService:
             self._changed.wait_for(lambda: self._changes != known, seconds)
             return self._changes
 
-    def waiting(self) -> int:
-        """How many jobs are in line."""
-        with self._changed:
-            return len(self._line)
-
     def calibrate(self, plan: Plan | None = None) -> Measured:
         """Measure the workers, for forecasts; what was measured is kept for all services of this user on such workers.
 

@@ -246,7 +246,7 @@ def _health(desk: Desk, door: Door, watch: Watch, metrics: Metrics) -> APIRouter
         "/metrics", summary="Figures for Prometheus", responses={200: {"content": {"text/plain": {}}}, **PROBLEMS}
     )
     def figures(caller: Annotated[Caller, Depends(door.needs("metrics"))]) -> Response:
-        text = metrics.text(desk.service.store.counts(), desk.service.waiting(), watch.watchers)
+        text = metrics.text(desk.service.store.counts(), watch.watchers)
         return Response(text, media_type=MEDIA_TYPE)
 
     return router

@@ -29,7 +29,7 @@ class Metrics:
             for most in BUCKETS:
                 self._buckets[most] += seconds <= most
 
-    def text(self, jobs: Mapping[str, int], waiting: int, watchers: int) -> str:
+    def text(self, jobs: Mapping[str, int], watchers: int) -> str:
         """All figures."""
         with self._lock:
             requests, buckets = dict(self._requests), dict(self._buckets)
@@ -39,7 +39,6 @@ class Metrics:
         return "".join(
             [
                 _figures("jobs", "gauge", "jobs by status", {f'status="{s}"': jobs.get(s, 0) for s in Status}),
-                _figures("waiting_jobs", "gauge", "jobs in line", {"": waiting}),
                 _figures("watchers", "gauge", "streams of events and waiting requests", {"": watchers}),
                 _figures("uptime_seconds", "gauge", "since the process began", {"": time.monotonic() - self._begun}),
                 _figures("requests_total", "counter", "answers by method, route and status", named),

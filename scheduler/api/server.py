@@ -1,7 +1,7 @@
 """`gradfleet serve`: the application on a socket, until SIGTERM or SIGINT.
 
 On a signal no more requests are taken, streams end, jobs stop before their next chunk, and the process exits; the next one
-on the same directory goes on. Handlers are set after whatever else set its own.
+on the same directory goes on.
 """
 
 import os
@@ -25,6 +25,7 @@ from scheduler.api.stream import Watch
 from scheduler.local import EmbeddedService
 
 GRACE_SECONDS = 10
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class NotSafe(GraphError):
@@ -83,12 +84,18 @@ class _Server(uvicorn.Server):
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Stop on a signal, and exit as one that has done what it was told."""
-        before = {each: signal.signal(each, self.handle_exit) for each in (signal.SIGTERM, signal.SIGINT)}
+        before = {each: signal.signal(each, self.handle_exit) for each in _SIGNALS}
         try:
             yield
         finally:
             for each, handler in before.items():
                 signal.signal(each, handler)
+
+    async def on_tick(self, counter: int) -> bool:
+        """Ray, when it is started, replaces handlers below Python, by one that aborts; only this thread can set them again."""
+        for each in _SIGNALS:
+            signal.signal(each, self.handle_exit)
+        return await super().on_tick(counter)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         super().handle_exit(sig, frame)
