@@ -12,7 +12,7 @@ from typing import TypeAlias
 import numpy as np
 from threadpoolctl import threadpool_info
 
-from benchmarks import distributed, forecast, forward, growth, ladder, single, sweep
+from benchmarks import distributed, forecast, forward, growth, ladder, single, sweep, tiles
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "performance.md"
 
@@ -29,6 +29,11 @@ float64 (PyTorch's, and the definition in NumPy) before anything is timed. The f
 empty caches, not imports. Memory is the peak resident set above what there was with library and inputs loaded. W9 gets its vector anew in
 each call. The rows without a W are the same families in other shapes. Peers that are not installed here run with the Python that
 GRADFLEET_BENCH_PYTHON names (`pip install numpy tensorflow-cpu pytensor casadi` there)."""
+
+TILES = """## Tiles
+
+Graphs with large values are evaluated in tiles of rows (`workers/tiling.py`), chosen by estimates from graph and sizes: each operand is
+read once for value and derivatives, and what is between them stays in cache. Value and all derivatives with tiles and without."""
 
 LADDER = """## Building graphs
 
@@ -109,6 +114,7 @@ Made: TypeAlias = str | tuple[str, dict[str, str]]
 """Tables, and pictures beside the page by their names."""
 SECTIONS: dict[str, tuple[str, Callable[[], Made]]] = {
     "single": (SINGLE, lambda: single.section(single.measure())),
+    "tiles": (TILES, lambda: tiles.table(tiles.measure())),
     "ladder": (LADDER, lambda: ladder.table(ladder.measure())),
     "forward": (FORWARD, lambda: forward.table(forward.measure())),
     "distributed": (DISTRIBUTED, lambda: distributed.table(*distributed.measure())),

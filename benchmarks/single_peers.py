@@ -32,32 +32,41 @@ class Peer:
 # ---- ours ----
 
 
+def our_graph(w: Workload, a: Arrays) -> Any:
+    """Value and derivatives, in the order of `wrt`."""
+    import graphir as gi
+    from benchmarks.single_forms import Gradfleet
+
+    given = {name: gi.input(name, array.shape, array.dtype.name) for name, array in a.items()}
+    loss, wrt = w.loss(Gradfleet(), given), [given[name] for name in w.wrt]
+    vectors = [given[f"v{name}"] for name in w.wrt if w.kind == "hvp"]
+    found = gi.hvp(loss, wrt, vectors) if w.kind == "hvp" else gi.grad(loss, wrt)
+    return gi.Graph({str(k): node for k, node in enumerate([loss, *found])})
+
+
 class Ours(Peer):
     needs = "workers.executor"
     backend = "numpy"
 
     def prepare(self, w: Workload, a: Arrays) -> Call:
+        from workers.executor import Executor
+
+        if w.kind == "hessian":
+            return self._hessian(w, a)
+        graph = our_graph(w, a)
+        executor = Executor(graph, self.backend)
+        return lambda: list(executor({name: a[name] for name in graph.inputs}).values())
+
+    def _hessian(self, w: Workload, a: Arrays) -> Call:
+        """Its elements by colouring, put into a dense matrix as the others give it."""
+        import numpy as np
+
         import graphir as gi
         from benchmarks.single_forms import Gradfleet
         from workers.executor import Executor
 
         given = {name: gi.input(name, array.shape, array.dtype.name) for name, array in a.items()}
-        loss, wrt = w.loss(Gradfleet(), given), [given[name] for name in w.wrt]
-        if w.kind == "hessian":
-            return self._hessian(loss, wrt[0], a)
-        vectors = [given[f"v{name}"] for name in w.wrt if w.kind == "hvp"]
-        found = gi.hvp(loss, wrt, vectors) if w.kind == "hvp" else gi.grad(loss, wrt)
-        graph = gi.Graph({str(k): node for k, node in enumerate([loss, *found])})
-        executor = Executor(graph, self.backend)
-        return lambda: list(executor({name: a[name] for name in graph.inputs}).values())
-
-    def _hessian(self, loss: Any, x: Any, a: Arrays) -> Call:
-        """Its elements by colouring, put into a dense matrix as the others give it."""
-        import numpy as np
-
-        import graphir as gi
-        from workers.executor import Executor
-
+        loss, x = w.loss(Gradfleet(), given), given[w.wrt[0]]
         (matrix,) = gi.hessian(loss, [x], sparsity="auto")
         rows = np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))
         executor = Executor(gi.Graph({"loss": loss, "data": matrix.data}), self.backend)

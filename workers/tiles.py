@@ -11,7 +11,8 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from graphir import dims
-from graphir.node import Array
+from graphir.interpret import kernel_error
+from graphir.node import Array, Node
 from graphir.partition.plan import Step
 from workers import backends, blas
 from workers.blocks import pool
@@ -133,7 +134,7 @@ class _Map:
             (read.input, read.value, read.slices[0][1] if read.slices else _axis(blocks.get(read.value, ())))
             for read in step.reads
         ]
-        self._shards: list[tuple[int, str, int, tuple[int, ...], Any]] = []
+        self._shards: list[tuple[int, str, int, tuple[int, ...], Node]] = []
         self._partials: list[tuple[int, str, Join]] = []
         for k, name in enumerate(step.writes):
             axis = _axis(blocks[name])
@@ -141,12 +142,12 @@ class _Map:
                 combine = combines[name]
                 self._partials.append((k, combine.writes[0], _join(combine, bindings.kernels)))
             else:
-                type_ = bindings.plan.values[name].type
-                self._shards.append((k, name, axis, type_.bind(bindings.sizes), type_.dtype))
+                shape = bindings.plan.values[name].type.bind(bindings.sizes)
+                self._shards.append((k, name, axis, shape, step.program.outputs[name]))
 
     def run(self, values: dict[str, Array], look: Look | None) -> None:
         """Add what the step makes to the values."""
-        wholes = [np.empty(shape, dtype) for *_, shape, dtype in self._shards]
+        wholes = [_empty(shape, node) for *_, shape, node in self._shards]
         threads = 1 if look is not None else self._threads
         ranges = [range(*chunk_range(number, threads, len(self._tiles))) for number in range(threads)]
         others = [pool(threads).submit(self._range, values, wholes, numbers, None) for numbers in ranges[1:]]
@@ -189,6 +190,14 @@ class _Map:
             return array
         times = array.shape[axis] // self._size
         return array[(slice(None),) * axis + (slice(tile[0] * times, tile[1] * times),)]
+
+
+def _empty(shape: tuple[int, ...], node: Node) -> Array:
+    """An array for a node's value; LimitError that names the node if there is no memory for it."""
+    try:
+        return np.empty(shape, node.type.dtype)
+    except MemoryError as error:
+        raise kernel_error(node, error) from error
 
 
 def _offset(d: dims.Dim, sizes: Mapping[str, int], offsets: Mapping[str, int]) -> int:
