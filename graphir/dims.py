@@ -8,6 +8,7 @@ Division is by positive integers and rounds down; what does not divide stays as 
 
 import ast
 import functools
+import threading
 from collections.abc import Mapping
 from typing import TypeAlias
 
@@ -17,6 +18,8 @@ Dim: TypeAlias = int | str
 Monomial: TypeAlias = tuple[str, ...]
 Poly: TypeAlias = dict[Monomial, int]
 
+PARSING = threading.Lock()
+"""Held while a syntax tree is made: CPython 3.11 counts its depth for all threads together, and raises SystemError."""
 MAX_TEXT = 256
 """Longest accepted text of one dimension, in characters."""
 
@@ -207,7 +210,9 @@ def _parse(text: str) -> Poly:
     if len(text) > MAX_TEXT:
         raise ShapeError(f"a dimension's text has {len(text)} characters; at most {MAX_TEXT} are allowed")
     try:
-        return _from_ast(ast.parse(text.strip(), mode="eval").body)
+        with PARSING:
+            tree = ast.parse(text.strip(), mode="eval")
+        return _from_ast(tree.body)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         raise ShapeError(
             f"cannot read dimension {text!r}; use an int, a name like 'n', or +, -, * and // of these"

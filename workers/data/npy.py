@@ -10,6 +10,7 @@ import numpy as np
 from numpy.lib import format as npy
 
 from graphir import tensors
+from graphir.dims import PARSING
 from graphir.tensors import Array
 from workers.data.file import File, Table, decoded
 
@@ -86,7 +87,8 @@ def read_layout(file: File, stream: IO[bytes], size: int) -> Layout:
         version = npy.read_magic(stream)
         # Version 3 differs in the encoding of field names only, and fields are refused below.
         read_header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-        shape, fortran, dtype = read_header(stream)
+        with PARSING:  # it holds a Python literal
+            shape, fortran, dtype = read_header(stream)
         shape, offset = tuple(map(int, shape)), stream.tell()
     except _ERRORS as error:
         raise file.fault(f"not a readable .npy header ({error}); save it again with numpy.save") from error
