@@ -72,8 +72,9 @@ SWEEP = """## A thousand tiny points
 
 FORECAST = """## Forecasts
 
-The workers of this machine are measured (`gradfleet calibrate`), then jobs of several kinds run on 1, 2 and 4 of them, and the
-median of an iteration is set beside what the simulation says. The last column is the forecast without a measurement."""
+The workers of this machine are measured and rehearse each plan's programs on made-up values (`client.calibrate(plan)`), then the jobs
+run on 1, 2 and 4 of them, and the median of an iteration is set beside what the simulation says. The last columns are forecasts
+without a rehearsal, by measured speeds of ops, and without any measurement."""
 
 SCALING = """## Imagined clusters
 
