@@ -8,6 +8,7 @@ program: `program(graph, sizes, offsets, threads)` gives a function from the inp
 
 import pkgutil
 from collections.abc import Callable
+from functools import cache
 from importlib import import_module
 from typing import Any
 
@@ -22,9 +23,10 @@ class UnknownBackendError(GraphError):
     """There is no back-end of the name, or its library is not installed."""
 
 
-def names() -> list[str]:
+@cache  # to look at the folder takes longer than to make an executor
+def names() -> tuple[str, ...]:
     """The back-ends there are: the modules of this package."""
-    return sorted(module.name for module in pkgutil.iter_modules(__path__))
+    return tuple(sorted(module.name for module in pkgutil.iter_modules(__path__)))
 
 
 class UnsupportedOpError(GraphError):
