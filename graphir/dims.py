@@ -9,7 +9,7 @@ Division is by positive integers and rounds down; what does not divide stays as 
 import ast
 import functools
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TypeAlias
 
 from graphir.errors import ShapeError
@@ -47,6 +47,11 @@ def local(name: str) -> str:
 def is_local(name: str) -> bool:
     """Whether a name is that of one chunk's size."""
     return name.endswith(".local")
+
+
+def any_local(shape: Iterable[Dim]) -> bool:
+    """Whether some size depends on one chunk's."""
+    return any(is_local(name) for size in shape for name in names(size))
 
 
 def add(a: Dim, b: Dim) -> Dim:

@@ -182,11 +182,11 @@ def fitting_chunk(plan: Plan, limit: int) -> dict[str, int] | None:
 
 
 def _fits(plan: Plan, rows: Mapping[str, int], limit: int) -> bool:
-    sizes = {**plan.sizes, **{dims.local(dim): size for dim, size in rows.items()}}
+    sizes = plan.sizes_in(rows)
     return all(program_peak(step.program, sizes)[0] <= limit for step in plan.steps)
 
 
 def _least(plan: Plan) -> list[tuple[int, Node]]:
     """What each step needs in chunks of one row, and the node at which it does."""
-    sizes = {**plan.sizes, **{dims.local(dim): 1 for dim in plan.cuts}}
+    sizes = plan.sizes_in(dict.fromkeys(plan.cuts, 1))
     return [program_peak(step.program, sizes) for step in plan.steps]

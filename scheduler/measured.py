@@ -21,6 +21,7 @@ from graphir.graph import Graph
 from graphir.interpret import bound_attributes
 from graphir.node import Array, Attrs, Node, Op
 from graphir.ops.rules import elementwise_axes
+from graphir.partition.cost import value_bytes
 from graphir.partition.plan import Plan
 from graphir.types import TensorType
 from workers.blocks import BLOCK_BYTES
@@ -49,9 +50,8 @@ def runs(plan: Plan) -> Iterator[tuple[Graph, dict[str, int], int]]:
     for step in plan.steps:
         widths = [Counter(np.diff(plan.borders[dim]).tolist()) for dim in step.over]
         for kind in product(*widths):
-            own = {dims.local(dim): width for dim, width in zip(step.over, kind, strict=True)}
             cells = prod(count[width] for count, width in zip(widths, kind, strict=True))
-            yield step.program, {**plan.sizes, **own}, cells
+            yield step.program, plan.sizes_in(dict(zip(step.over, kind, strict=True))), cells
 
 
 def _share(measured: Measured, busy: int) -> float:
@@ -116,7 +116,7 @@ class _Program:
 
     def _first(self, source: Node, around: int) -> int:
         """What goes by between two uses of an input: of a chunk of its own, all tasks of an iteration."""
-        own = any(dims.is_local(name) for d in source.type.shape for name in dims.names(d))
+        own = dims.any_local(source.type.shape)
         return around * (self.tasks if own else 1)
 
     def _touched(self, item: Item) -> int:
@@ -125,7 +125,7 @@ class _Program:
     def _bytes(self, node: Node) -> int:
         known = self.bytes.get(node.type)
         if known is None:
-            known = self.bytes[node.type] = prod(node.type.bind(self.sizes)) * node.type.dtype.itemsize
+            known = self.bytes[node.type] = value_bytes(node.type, self.sizes)
         return known
 
     def _computing(self, node: Node) -> float:

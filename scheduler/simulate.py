@@ -289,5 +289,5 @@ class _Clocks:
 
     def _seconds(self, step: Step, widths: tuple[int, ...]) -> float:
         """One run of the program on a cell with chunks of these widths."""
-        sizes = {**self.plan.sizes, **{dims.local(dim): width for dim, width in zip(step.over, widths, strict=True)}}
+        sizes = self.plan.sizes_in(dict(zip(step.over, widths, strict=True)))
         return self.cluster.seconds(step.program, sizes, max(1, self.plan.cells(step.over) // self.cluster.ranks))

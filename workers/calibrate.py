@@ -91,8 +91,8 @@ def _round_trips(clock: Clock, mesh: Mesh, ticket: int, peer: Address, first: bo
     return median(times)
 
 
-def _timed(clock: Clock, work: Callable[[], Any], seconds: float = ITEM_SECONDS) -> float:
-    """The median of some runs."""
+def timed(clock: Clock, work: Callable[[], Any], seconds: float = ITEM_SECONDS) -> float:
+    """The median of some runs, after one that does not count."""
     work()
     times: list[float] = []
     until = clock() + seconds
@@ -112,7 +112,7 @@ def _read(clock: Clock) -> Table:
     found = []
     for size in DISTANCES:
         part = source[: size // 8]
-        found.append((float(size), _timed(clock, partial(part.dot, part), LONG_SECONDS) / size))
+        found.append((float(size), timed(clock, partial(part.dot, part), LONG_SECONDS) / size))
     return tuple(found)
 
 
@@ -124,7 +124,7 @@ def _fetched(clock: Clock) -> Table:
     for size in DISTANCES:
         matrix = source[: size // 4 // WIDTH * WIDTH].reshape(-1, WIDTH)
         left = source[: len(matrix)].reshape(-1, 1)
-        both = [_timed(clock, partial(np.matmul, *pair), LONG_SECONDS) for pair in ((matrix, right), (matrix.T, left))]
+        both = [timed(clock, partial(np.matmul, *pair), LONG_SECONDS) for pair in ((matrix, right), (matrix.T, left))]
         found.append((float(size), sum(both) / 2 / matrix.nbytes))
     return tuple(found)
 
@@ -134,7 +134,7 @@ def _written(clock: Clock) -> Table:
 
     def taken(size: int) -> float:
         value = np.broadcast_to(np.zeros(1), (size // 8,))
-        return _timed(clock, lambda: np.positive(value), LONG_SECONDS)
+        return timed(clock, lambda: np.positive(value), LONG_SECONDS)
 
     call = taken(8)
     return tuple((float(size), max(taken(size) - call, 1e-9) / size) for size in SIZES)
@@ -155,7 +155,7 @@ def _inner(clock: Clock, dtype: str) -> Table:
 def _product(clock: Clock, left: Array, right: Array) -> float:
     """Seconds of a multiply-add."""
     points = int(left.size) * int(right.shape[1])
-    return _timed(clock, lambda: np.matmul(left, right)) / points
+    return timed(clock, lambda: np.matmul(left, right)) / points
 
 
 # ---- ops ----
@@ -173,7 +173,7 @@ def _operations(clock: Clock, overhead: float) -> dict[str, Table]:
         if size in entries or count == 0:
             continue
         attributes, kernel = bound_attributes(node, {}), node.op.kernel
-        taken = _timed(clock, partial(kernel, *arrays, **attributes))
+        taken = timed(clock, partial(kernel, *arrays, **attributes))
         entries[size] = max(taken - overhead, overhead / 100) / count
     return {name: tuple(sorted(entries.items())) for name, entries in found.items() if entries}
 
@@ -181,7 +181,7 @@ def _operations(clock: Clock, overhead: float) -> dict[str, Table]:
 def _copied(clock: Clock) -> Table:
     """Seconds an element of a copy across the order in memory."""
     wide: dict[int, Array] = {4: np.ones((256, 256), np.float32), 8: np.ones((256, 256))}
-    return tuple((float(size), _timed(clock, partial(np.ascontiguousarray, a.T)) / a.size) for size, a in wide.items())
+    return tuple((float(size), timed(clock, partial(np.ascontiguousarray, a.T)) / a.size) for size, a in wide.items())
 
 
 def _nodes() -> Iterator[tuple[Node, tuple[Array, ...]]]:
@@ -266,13 +266,13 @@ def _view(clock: Clock) -> float:
     sums = sum(node.op.name == "sum" for node in graph.nodes)
     views = sum(node.op.cheap and bool(node.inputs) for node in graph.nodes)
     ones = np.ones((3, 1))
-    summed = _timed(clock, lambda: REGISTRY["sum"].kernel(ones, axes=(0,)))
+    summed = timed(clock, lambda: REGISTRY["sum"].kernel(ones, axes=(0,)))
     return max(_chain(clock, value) - sums * summed, 0.0) / views
 
 
 def _chain(clock: Clock, value: gi.Expr) -> float:
     execute, feeds = Executor(Graph({"out": value})), {"x": np.zeros(1)}
-    return _timed(clock, lambda: execute.run(feeds, {}))
+    return timed(clock, lambda: execute.run(feeds, {}))
 
 
 def _task(clock: Clock, node: float) -> float:
@@ -295,5 +295,5 @@ def _task(clock: Clock, node: float) -> float:
     )
     runner = Runner(work, {program.digest: program for program in programs})
     runner.hold("x", np.ones(chunks), "float64")
-    taken = _timed(clock, lambda: runner.run(0, 0, 1), LONG_SECONDS) / (2 * chunks - 1)
+    taken = timed(clock, lambda: runner.run(0, 0, 1), LONG_SECONDS) / (2 * chunks - 1)
     return max(taken - node, node)

@@ -5,6 +5,7 @@ from math import prod
 
 from graphir.graph import Graph
 from graphir.node import Node
+from graphir.partition.cost import value_bytes
 from graphir.types import TensorType
 from workers.blocks import worth_blocks
 from workers.fuse import Item, schedule
@@ -57,5 +58,5 @@ def _bytes(node: Node, sizes: Mapping[str, int], known: dict[TensorType, int]) -
         return 0
     size = known.get(node.type)
     if size is None:
-        size = known[node.type] = prod(node.type.bind(sizes)) * node.type.dtype.itemsize
+        size = known[node.type] = value_bytes(node.type, sizes)
     return size

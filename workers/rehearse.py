@@ -5,36 +5,35 @@ distributed; integers, which may be indices, are zero. A program that fails on s
 """
 
 import mmap
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
-from math import prod
-from statistics import median
 
 import numpy as np
 
 from graphir import dims
 from graphir.graph import Graph
 from graphir.node import Array
+from graphir.partition.cost import value_bytes
 from graphir.types import TensorType
 from workers import blas
 from workers.bound import OFTEN
+from workers.calibrate import Clock, timed
 from workers.executor import Executor
 from workers.speeds import Table
 
-Clock = Callable[[], float]
 MOST_BYTES = 1 << 30
 """Of chunks that are held at once."""
 MOST_CHUNKS = 64
-LEVEL_SECONDS, LEAST = 0.1, 3
-"""How long each number of chunks is gone through, and how often at least."""
+LEVEL_SECONDS = 0.1
+"""How long each number of chunks is gone through."""
 
 
 def rehearse(clock: Clock, program: Graph, sizes: Mapping[str, int], tasks: int) -> Table | None:
     """Seconds of a run by the number of runs in an iteration, up to `tasks`; None if it fails on made-up values."""
     rng = np.random.default_rng(11)
-    own = {name: node.type for name, node in program.inputs.items() if _is_local(node.type)}
+    own = {name: node.type for name, node in program.inputs.items() if dims.any_local(node.type.shape)}
     shared = {name: _made_up(rng, n.type, sizes) for name, n in program.inputs.items() if name not in own}
-    held = sum(prod(type_.bind(sizes)) * type_.dtype.itemsize for type_ in own.values())
+    held = sum(value_bytes(type_, sizes) for type_ in own.values())
     count = min(tasks, MOST_CHUNKS, max(1, MOST_BYTES // max(held, 1)))
     offsets = {name: 0 for name in sizes if dims.is_local(name)}
     levels = sorted({count, -(-count // 2), -(-count // 4)})
@@ -48,23 +47,9 @@ def rehearse(clock: Clock, program: Graph, sizes: Mapping[str, int], tasks: int)
         chunks = [shared | {name: _made_up(rng, type_, sizes) for name, type_ in own.items()} for _ in range(count)]
         with blas.threads(1):
             run([chunks[0]] * OFTEN)
-            return tuple((float(n), _timed(clock, partial(run, chunks[:n])) / n) for n in levels)
+            return tuple((float(n), timed(clock, partial(run, chunks[:n]), LEVEL_SECONDS) / n) for n in levels)
     except Exception:  # noqa: BLE001  # whatever kernels raise on values that mean nothing
         return None
-
-
-def _timed(clock: Clock, work: Callable[[], None]) -> float:
-    work()
-    times: list[float] = []
-    while len(times) < LEAST or sum(times) < LEVEL_SECONDS:
-        begun = clock()
-        work()
-        times.append(clock() - begun)
-    return median(times)
-
-
-def _is_local(type_: TensorType) -> bool:
-    return any(dims.is_local(name) for dim in type_.shape for name in dims.names(dim))
 
 
 def _made_up(rng: np.random.Generator, type_: TensorType, sizes: Mapping[str, int]) -> Array:

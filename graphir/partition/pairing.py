@@ -54,7 +54,7 @@ def _counts(index: Node, size: int | str) -> bool:
     if index.op.name == "constant":
         array = index.attr("value").array
         return array.dtype.kind in "iu" and bool(np.array_equal(array, np.arange(len(array))))
-    return index.op.name == "iota" and not any(map(dims.is_local, dims.names(size)))  # a chunk's do not begin at 0
+    return index.op.name == "iota" and not dims.any_local([size])  # a chunk's do not begin at 0
 
 
 def _column(vector: Node, axis: int) -> Node:

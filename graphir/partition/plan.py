@@ -6,7 +6,7 @@ once. Values between steps are named; a value has a block for each cell of the g
 whole. Chunk borders and the trees depend on the graph, the data and the chunk sizes only, never on the workers.
 """
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from html import escape
 from itertools import pairwise
@@ -150,7 +150,11 @@ class Plan:
 
     def widest(self, over: Iterable[str]) -> dict[str, int]:
         """All sizes, and those of the largest chunk along some dimensions."""
-        return {**self.sizes, **{dims.local(dim): _widest(self.borders[dim]) for dim in over}}
+        return self.sizes_in({dim: _widest(self.borders[dim]) for dim in over})
+
+    def sizes_in(self, widths: Mapping[str, int]) -> dict[str, int]:
+        """All sizes, and those of a chunk of so many rows along some dimensions."""
+        return {**self.sizes, **{dims.local(dim): width for dim, width in widths.items()}}
 
     def block_bytes(self, id: str) -> int:
         """The bytes of a value's largest block."""
