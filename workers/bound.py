@@ -8,13 +8,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from math import prod
-from types import CodeType
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from graphir.interpret import bound_attributes, kernel_error
 from graphir.node import Array, Node
+from workers import generated
 from workers.blocks import Blocked
 from workers.program import Line, Program
 
@@ -63,7 +63,6 @@ class Bound:
         self.calls = [self._freeing(call) for call in calls] if self._fixed else calls
         self._short = len(self.calls) <= STRAIGHT_LINES and not check_finite
         self._runs = 0
-        self._code: CodeType | None = None
         self._function: Callable[[Mapping[str, Array]], list[Array]] | None = None
 
     def _freeing(self, call: Call) -> Call:
@@ -118,20 +117,17 @@ class Bound:
     # ---- as a function ----
 
     def _straight(self) -> Callable[[Mapping[str, Array]], list[Array]]:
-        """One line a call, after the first two, so that the number of a line tells which call has failed."""
+        """One line a call, after two others, so that the number of a line tells which call has failed."""
         names: dict[str, Any] = {f"f{k}": call.function for k, call in enumerate(self.calls)}
         names |= {f"v{slot}": array for slot, array in self._fixed.items()}
         inputs = "; ".join(f"v{slot} = arrays[{name!r}]" for name, slot in self._inputs.items()) or "pass"
-        lines = [f"def run(arrays):\n {inputs}"]
+        lines = ["def run(arrays):", f" {inputs}"]
         for k, call in enumerate(self.calls):
             operands = ", ".join(f"v{source}" for source in call.sources)
             free = "".join(f"; v{slot} = None" for slot in call.free)
             lines.append(f" v{call.target} = f{k}({operands}){free}")
         lines.append(f" return [{', '.join(f'v{slot}' for slot in self._outputs)}]")
-        exec(compile("\n".join(lines), "<program>", "exec"), names)
-        function: Callable[[Mapping[str, Array]], list[Array]] = names["run"]
-        self._code = function.__code__
-        return function
+        return generated.function(lines, names)
 
     def _called(
         self, function: Callable[[Mapping[str, Array]], list[Array]], arrays: Mapping[str, Array]
@@ -139,11 +135,8 @@ class Bound:
         try:
             return function(arrays)
         except Exception as error:  # noqa: BLE001  # whatever a kernel raises, kernel_error types it or gives it back
-            trace = error.__traceback__
-            while trace is not None and trace.tb_frame.f_code is not self._code:
-                trace = trace.tb_next
-            assert trace is not None
-            typed = kernel_error(self.calls[trace.tb_lineno - 3].node, error)
+            line, _ = generated.failure(error, function)
+            typed = kernel_error(self.calls[line - 2].node, error)
             raise typed from (None if typed is error else error)
 
     # ---- as a loop ----

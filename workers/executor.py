@@ -7,7 +7,7 @@ use. Graphs with large values are evaluated in tiles (`tiling`); all others have
 import os
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -28,6 +28,8 @@ from workers.whole import Whole
 
 BOUND_PROGRAMS = 16
 """For how many sets of sizes a bound program is kept."""
+K = TypeVar("K")
+V = TypeVar("V")
 Form: TypeAlias = tuple[tuple[str, tuple[int, ...], np.dtype[Any]], ...]
 
 
@@ -104,11 +106,7 @@ class Executor:
         offsets: Mapping[str, int],
     ) -> dict[str, Array] | None:
         """The outputs of a small graph that the back-end compiles whole; None if it does not."""
-        key = (*sorted(sizes.items()), *(sorted(offsets.items()) if self._looks_at_offsets else ()))
-        if key not in self._wholes:
-            self._wholes[key] = compile_(self.graph, sizes, offsets)
-            _forget_oldest(self._wholes)
-        found = self._wholes[key]
+        found = _kept(self._wholes, self._key(sizes, offsets), lambda: compile_(self.graph, sizes, offsets))
         if found is None:
             return None
         if not offsets and self.memory_limit is None:
@@ -160,8 +158,7 @@ class Executor:
             return feeds, self._forms[form]
         bound = bind(self.graph, feeds, sizes)
         if form is not None and all(bound.arrays[name] is feeds[name] for name in feeds):
-            self._forms[form] = bound.sizes
-            _forget_oldest(self._forms)
+            _kept(self._forms, form, lambda: bound.sizes)
         return bound.arrays, bound.sizes
 
     def _compiled(self, *, fused: bool) -> Program:
@@ -173,14 +170,12 @@ class Executor:
     def _program(
         self, sizes: Mapping[str, int], offsets: Mapping[str, int], check_finite: bool
     ) -> Bound | Tiled | Whole:
-        key = (check_finite, *sorted(sizes.items()), *(sorted(offsets.items()) if self._looks_at_offsets else ()))
-        known = self._bound.get(key)
-        if known is not None:
-            self._bound.move_to_end(key)
-        else:
-            known = self._bound[key] = self._bind(sizes, offsets, check_finite)
-            _forget_oldest(self._bound)
-        return known
+        key = (check_finite, *self._key(sizes, offsets))
+        return _kept(self._bound, key, lambda: self._bind(sizes, offsets, check_finite))
+
+    def _key(self, sizes: Mapping[str, int], offsets: Mapping[str, int]) -> tuple[Any, ...]:
+        """All that a program depends on beside the graph."""
+        return (*sorted(sizes.items()), *(sorted(offsets.items()) if self._looks_at_offsets else ()))
 
     def _bind(self, sizes: Mapping[str, int], offsets: Mapping[str, int], check_finite: bool) -> Bound | Tiled | Whole:
         """To look at each value, each is made, by NumPy's kernels where a back-end shows none."""
@@ -199,13 +194,14 @@ class Executor:
         return self.threads or len(os.sched_getaffinity(0))
 
     def _tiling(self, sizes: Mapping[str, int]) -> Tiling | None:
-        key = tuple(sorted(sizes.items()))
-        if key not in self._tilings:
+        if self._entire is not None:
+            return None
+
+        def made() -> Tiling | None:
             with collector.paused():
-                found = None if self._entire is not None else tiling(self.graph, sizes, frugal=self._frugal)
-            self._tilings[key] = found
-            _forget_oldest(self._tilings)
-        return self._tilings[key]
+                return tiling(self.graph, sizes, frugal=self._frugal)
+
+        return _kept(self._tilings, tuple(sorted(sizes.items())), made)
 
     def _check_finite(self, call: Call, slots: list[Any]) -> None:
         if call.target < len(self.graph.nodes):
@@ -219,9 +215,15 @@ def _plain(array: Array) -> Array:
     return plain if plain.dtype is dtype else plain.view(dtype)
 
 
-def _forget_oldest(kept: OrderedDict[Any, Any]) -> None:
-    while len(kept) > BOUND_PROGRAMS:
-        kept.popitem(last=False)
+def _kept(known: OrderedDict[K, V], key: K, make: Callable[[], V]) -> V:
+    """What is known under the key, made if nothing is; the ones used last are kept."""
+    if key in known:
+        known.move_to_end(key)
+    else:
+        known[key] = make()
+        while len(known) > BOUND_PROGRAMS:
+            known.popitem(last=False)
+    return known[key]
 
 
 def _form(feeds: Mapping[str, Any]) -> Form | None:

@@ -15,6 +15,7 @@ from graphir.control.steps import Layout, in_order
 from graphir.errors import GraphError
 from graphir.interpret import BoundBody, joint_kernel, kernel_error
 from graphir.node import Array, Node
+from workers import generated
 
 BUFFER_BYTES, BUFFERS_BYTES = 1 << 18, 1 << 22
 """How much memory a value of a step, and all of them, may keep from step to step."""
@@ -73,7 +74,7 @@ class _Planned:
             (self.steps if changes else self.before).append(line)
         self.varying = varying
         self._place()
-        self._function, self._lines, self._code = self._made()
+        self._function, self._lines = self._made()
 
     # ---- where values are written ----
 
@@ -154,7 +155,7 @@ class _Planned:
 
     # ---- as a function ----
 
-    def _made(self) -> tuple[Callable[..., Any], list[Node], Any]:
+    def _made(self) -> tuple[Callable[..., Any], list[Node]]:
         """Its text, one line a call; for each line the node that it is about."""
         scope: dict[str, Any] = {}
         text, about = self._head()
@@ -165,9 +166,7 @@ class _Planned:
         text.append(f"  {self._tail()}")
         about.append(self.plan.body.nodes[-1])
         text.append(f" return [{', '.join(self.names[value] for value, _ in self.carried.values())}]")
-        exec(compile("\n".join(text), "<scan>", "exec"), scope)
-        function: Callable[..., Any] = scope["run"]
-        return function, about, function.__code__
+        return generated.function(text, scope), about
 
     def _head(self) -> tuple[list[str], list[Node]]:
         inner, plan = self.plan.body, self.plan
@@ -267,12 +266,8 @@ class _Planned:
         try:
             found: list[Any] = self._function(steps, *given)
         except Exception as error:  # noqa: BLE001
-            trace = error.__traceback__
-            while trace is not None and trace.tb_frame.f_code is not self._code:
-                trace = trace.tb_next
-            assert trace is not None
-            node = self._lines[trace.tb_lineno - 1]
-            typed = self._typed(node, error, trace.tb_frame.f_locals.get("at", 0))
+            line, variables = generated.failure(error, self._function)
+            typed = self._typed(self._lines[line], error, variables.get("at", 0))
             raise typed from (None if typed is error else error)
         return found
 

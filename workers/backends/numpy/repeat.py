@@ -9,9 +9,8 @@ from graphir.control.loop import over_limit
 from graphir.errors import GraphError
 from graphir.interpret import BoundBody, joint_kernel, kernel_error
 from graphir.node import Array, Node
-
-MOST_NODES = 400
-"""Larger bodies are not made into a function."""
+from workers import generated
+from workers.backends.numpy.loops import MOST_NODES
 
 
 class Repeat:
@@ -75,18 +74,14 @@ def _made(body: BoundBody) -> Callable[[Sequence[Any]], list[Any]]:
         dead = "".join(f"; {names[node]} = None" for node in free if node not in fixed)
         text.append(f" {targets} = f{k}({operands}{more if operands else more[2:]}){dead}")
     text.append(f" return [{', '.join(f'asarray({names[node]})' for node in inner.outputs)}]")
-    exec(compile("\n".join(text), "<body>", "exec"), scope)
-    function = scope["run"]
+    function = generated.function(text, scope)
 
     def run(given: Sequence[Any]) -> list[Any]:
         try:
             found: list[Any] = function(given)
         except Exception as error:  # noqa: BLE001  # whatever a kernel raises, kernel_error types it or gives it back
-            trace = error.__traceback__
-            while trace is not None and trace.tb_frame.f_code is not function.__code__:
-                trace = trace.tb_next
-            assert trace is not None
-            typed = kernel_error(lines[trace.tb_lineno - 3][0][0], error)
+            line, _ = generated.failure(error, function)
+            typed = kernel_error(lines[line - 2][0][0], error)
             raise typed from (None if typed is error else error)
         return found
 
