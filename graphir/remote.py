@@ -178,8 +178,7 @@ class RemoteService:
         if isinstance(value, Dataset):
             return {"kind": "dataset", "url": value.url, "column": value.to_json()["column"]}
         array = convert(name, value, graph.inputs[name].type)
-        stored = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
-        data = stored.reshape(-1).view(np.uint8).data if stored.size else memoryview(b"")
+        data = tensors.as_bytes(array)
         digest = hashlib.sha256(data).hexdigest()
         blobs[digest] = data
         return {"kind": "array", "blob": digest, "dtype": array.dtype.name, "shape": list(array.shape)}

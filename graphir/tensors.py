@@ -303,7 +303,7 @@ def _shorten(text: str) -> str:
 def write(arrays: Mapping[str, Array], metadata: Mapping[str, str] | None = None) -> bytes:
     """The arrays as safetensors bytes; equal input makes equal bytes."""
     header, names = _header(arrays, metadata)
-    return b"".join((header, *(_bytes(arrays[name]) for name in names)))
+    return b"".join((header, *(as_bytes(arrays[name]) for name in names)))
 
 
 def write_file(path: Path, arrays: Mapping[str, Array], metadata: Mapping[str, str] | None = None) -> None:
@@ -315,7 +315,7 @@ def write_file(path: Path, arrays: Mapping[str, Array], metadata: Mapping[str, s
         with open(temporary, "xb") as file:
             file.write(header)
             for name in names:
-                file.write(_bytes(arrays[name]))
+                file.write(as_bytes(arrays[name]))
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, target)
@@ -369,6 +369,7 @@ def _checked_metadata(metadata: Mapping[str, str]) -> Mapping[str, str]:
     return metadata
 
 
-def _bytes(array: Array) -> memoryview:
+def as_bytes(array: Array) -> memoryview:
+    """The bytes of an array in C order, little-endian; its own memory where that is so already."""
     flat = np.ascontiguousarray(array, array.dtype.newbyteorder("<")).reshape(-1)
     return flat.view(np.uint8).data

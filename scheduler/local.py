@@ -166,7 +166,7 @@ class EmbeddedService:
 
     def status(self, id: str) -> dict[str, Any]:
         """Where the job is, and its error if it has one."""
-        job = self._record(id).job
+        job = self.record(id).job
         error = None if job.error is None else {name: getattr(job.error, name) for name in _ERROR}
         team = {"workers": job.workers, "asked": job.asked, "fingerprint": job.fingerprint}
         return {"status": job.status.value, "step": job.step, "steps": job.steps, **team, "error": error}
@@ -197,7 +197,7 @@ class EmbeddedService:
 
     def result(self, id: str) -> dict[str, Array]:
         """The outputs of a job that succeeded."""
-        digest = self._record(id).job.result
+        digest = self.record(id).job.result
         if digest is None:
             raise GraphError(f"job {id} has no result yet; wait for it")
         found = tensors.read(self.values.view(digest), source=f"the result of job {id}")
@@ -250,7 +250,7 @@ class EmbeddedService:
         hosts = 1 if workers <= max(1, self.workers) else -(-workers // speeds.cores)
         return with_outlook(plan, workers, carry, speeds, hosts)
 
-    def _record(self, id: str) -> Record:
+    def record(self, id: str) -> Record:
         """The job; one that was seen to have ended is not asked for again."""
         seen = self.store.seen.record(id)
         return seen if seen is not None and seen.job.status.terminal else self.store.job(id)
@@ -258,8 +258,7 @@ class EmbeddedService:
     def _feed(self, value: Array | Dataset, beside: dict[str, bytes]) -> dict[str, Any]:
         if isinstance(value, Dataset):
             return {"kind": "dataset", **value.to_json()}
-        stored = np.ascontiguousarray(value, value.dtype.newbyteorder("<"))
-        blob = self.values.put(stored.reshape(-1).view(np.uint8).data if stored.size else b"", beside)
+        blob = self.values.put(tensors.as_bytes(value), beside)
         return {"kind": "array", "blob": blob, "dtype": value.dtype.name, "shape": list(value.shape)}
 
     def _kept_graph(self, graph: Graph, beside: dict[str, bytes]) -> str:

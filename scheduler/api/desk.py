@@ -74,10 +74,12 @@ class Desk:
 
     def record(self, owner: str, id: str) -> Record:
         """A job of this user."""
-        record = self._found(id) if _ID.fullmatch(id) else None
-        if record is None or record.owner != owner:
-            raise UnknownJob(f"you have no job {id[:100]!r}; look at the list of yours")
-        return record
+        if _ID.fullmatch(id):
+            with suppress(UnknownJob):
+                record = self.service.record(id)
+                if record.owner == owner:
+                    return record
+        raise UnknownJob(f"you have no job {id[:100]!r}; look at the list of yours")
 
     def jobs(self, owner: str, limit: int, before: str | None) -> list[Record]:
         """Jobs of this user, the latest first."""
@@ -118,14 +120,6 @@ class Desk:
         if size is None or not self.service.values.blobs.has(digest):
             raise _no_blob(digest)
         return size
-
-    def _found(self, id: str) -> Record | None:
-        seen = self.service.store.seen.record(id)
-        if seen is not None and seen.job.status.terminal:
-            return seen
-        with suppress(UnknownJob):
-            return self.service.store.job(id)
-        return None
 
     def _room(self, owner: str) -> int:
         left = self.rules.bytes - self.access.held(owner)

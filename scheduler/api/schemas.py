@@ -1,22 +1,20 @@
 """What travels over HTTP as JSON. Requests are bounded and strict; answers are described for OpenAPI."""
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field
 
 from scheduler.job.spec import (
-    MAX_DIMS,
     MAX_FEEDS,
     MAX_NAMES,
     MAX_RANK,
     BatchRows,
     Count,
     DatasetFeed,
-    Digest,
-    DimList,
     DTypeName,
     JobFields,
     Name,
+    PlanFields,
     Seed,
     Size,
     Url,
@@ -29,11 +27,17 @@ class _Request(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Submission(JobFields):
-    """A job as it is asked for: rows of a batch by name, or a number; a seed, or whether to shuffle; passes, or steps."""
+Batch: TypeAlias = Count | BatchRows | None
+"""Rows of a batch by name, or a number."""
+Shuffle: TypeAlias = Seed | Annotated[bool, Field(strict=True)] | Literal["in order"]
+"""A seed, or whether to shuffle."""
 
-    batch: Count | BatchRows | None = None
-    shuffle: Seed | Annotated[bool, Field(strict=True)] | Literal["in order"] = 0
+
+class Submission(JobFields):
+    """A job as it is asked for; passes, or steps."""
+
+    batch: Batch = None
+    shuffle: Shuffle = 0
     epochs: Count | None = None
 
 
@@ -57,27 +61,15 @@ class FileFeed(_Request):
         return DatasetFeed(url=self.url, column=self.column)
 
 
-class PlanRequest(_Request):
+class PlanRequest(PlanFields):
     """A plan that is asked for without running anything."""
 
-    graph: Digest
-    feeds: Annotated[
-        dict[Name, Annotated[ShapeFeed | FileFeed, Field(discriminator="kind")]], Field(max_length=MAX_FEEDS)
-    ] = {}
-    cut: DimList | None = None
-    chunk: Annotated[dict[Name, Count], Field(max_length=MAX_DIMS)] | None = None
-    carry: Annotated[dict[Name, Name], Field(max_length=MAX_FEEDS)] = {}
-    batch: Count | BatchRows | None = None
-    shuffle: Seed | Annotated[bool, Field(strict=True)] | Literal["in order"] = 0
-    parts: Count = 1
+    feeds: dict[Name, Annotated[ShapeFeed | FileFeed, Field(discriminator="kind")]] = Field(
+        default_factory=dict, max_length=MAX_FEEDS
+    )
+    batch: Batch = None
+    shuffle: Shuffle = 0
     workers: Annotated[int, Field(strict=True, ge=1, le=MAX_WORKERS)] | None = None
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        for name in self.chunk or {}:
-            if self.cut is not None and name not in self.cut:
-                raise ValueError(f"chunk gives a size for {name!r}, which cut does not list; add it to cut")
-        return self
 
 
 class Accepted(BaseModel):

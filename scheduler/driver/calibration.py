@@ -4,8 +4,6 @@ What was measured is kept in a file of the user's cache, by the fingerprint of t
 """
 
 import json
-import os
-import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -16,6 +14,7 @@ from graphir.partition.cost import DEFAULT
 from graphir.partition.plan import Plan
 from scheduler.driver.ray import RayPool
 from scheduler.measured import runs
+from workers import cachefolder
 from workers.speeds import Measured, mean, mean_profile
 
 
@@ -55,19 +54,14 @@ def rehearse(pool: RayPool, plan: Plan, measured: Measured) -> Measured:
 
 
 def path(fingerprint: str) -> Path:
-    """Where speeds of workers with these kernels are kept (XDG Base Directory Specification)."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "gradfleet" / f"speeds-{fingerprint}.json"
+    """Where speeds of workers with these kernels are kept."""
+    return cachefolder.folder() / f"speeds-{fingerprint}.json"
 
 
 def keep(measured: Measured) -> Path:
     """Write them; a reader sees the old file or the new one."""
     target = path(measured.fingerprint)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(dir=target.parent, suffix=".new")
-    with os.fdopen(descriptor, "w") as file:
-        json.dump(measured.to_json(), file)
-    os.replace(name, target)
+    cachefolder.write(target, json.dumps(measured.to_json()).encode())
     return target
 
 

@@ -143,22 +143,33 @@ Seed = Annotated[int, Field(strict=True, ge=0, le=MAX_SEED)]
 M = TypeVar("M", bound=BaseModel)
 
 
-class JobFields(_Model):
-    """What a job is asked to be. `None` means that the service decides, from the graph and the data alone.
+class PlanFields(_Model):
+    """What the plan of a graph depends on. `None` means that the service decides, from the graph and the data alone.
 
-    `cut=()` forbids cutting. `deadline` counts seconds from submission. `key` makes submission
-    idempotent. `carry` feeds an output (value) back as an input (name) in the next step.
+    `cut=()` forbids cutting. `carry` feeds an output (value) back as an input (name) in the next step.
     """
 
     graph: Digest
-    feeds: Annotated[dict[Name, Feed], Field(max_length=MAX_FEEDS)] = {}
-    fetch: NameList | None = None
     cut: DimList | None = None
     chunk: Annotated[dict[Name, Count], Field(max_length=MAX_DIMS)] | None = None
     carry: Annotated[dict[Name, Name], Field(max_length=MAX_FEEDS)] = {}
+    parts: Count = 1
+
+    @model_validator(mode="after")
+    def _chunks_are_cut(self) -> Self:
+        for name in self.chunk or {}:
+            if self.cut is not None and name not in self.cut:
+                raise ValueError(f"chunk gives a size for {name!r}, which cut does not list; add it to cut")
+        return self
+
+
+class JobFields(PlanFields):
+    """What a job is asked to be. `deadline` counts seconds from submission. `key` makes submission idempotent."""
+
+    feeds: Annotated[dict[Name, Feed], Field(max_length=MAX_FEEDS)] = {}
+    fetch: NameList | None = None
     steps: Annotated[int, Field(strict=True, ge=1, le=MAX_STEPS)] = 1
     checkpoint_every: Annotated[int, Field(strict=True, ge=1, le=MAX_STEPS)] | None = None
-    parts: Count = 1
     backend: Annotated[str, StringConstraints(max_length=64, pattern=r"^[a-z][a-z0-9_.-]*$")] = "numpy"
     reproducible: Annotated[bool, Field(strict=True)] = True
     check_finite: Annotated[bool, Field(strict=True)] = False
@@ -173,9 +184,6 @@ class JobFields(_Model):
         for name in self.carry:
             if name not in self.feeds:
                 raise ValueError(f"carry names input {name!r}, which has no feed for the first step; add one")
-        for name in self.chunk or {}:
-            if self.cut is not None and name not in self.cut:
-                raise ValueError(f"chunk gives a size for {name!r}, which cut does not list; add it to cut")
         return self
 
 

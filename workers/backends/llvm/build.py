@@ -21,12 +21,10 @@ class _Machine:
         llvm.initialize_native_target()
         llvm.initialize_native_asmprinter()
         self.cpu, self.features = llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten()
-        self.target = llvm.Target.from_default_triple().create_target_machine(
-            cpu=self.cpu, features=self.features, opt=2, jit=True
-        )
-        self.engine = llvm.create_mcjit_compiler(self._parsed(""), self._another_target())
+        self.target = self._new_target()
+        self.engine = llvm.create_mcjit_compiler(self._parsed(""), self._new_target())  # which it owns
 
-    def _another_target(self) -> Any:  # the engine owns its own
+    def _new_target(self) -> Any:
         return llvm.Target.from_default_triple().create_target_machine(
             cpu=self.cpu, features=self.features, opt=2, jit=True
         )

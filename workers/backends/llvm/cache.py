@@ -6,16 +6,16 @@ A file that is cut short, damaged or of somebody else is as good as none; one th
 import contextlib
 import hashlib
 import os
-import tempfile
 from pathlib import Path
+
+from workers import cachefolder
 
 _MARK = b"gradfleet code 1\n"
 
 
 def folder() -> Path:
-    """XDG Base Directory Specification."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "gradfleet" / "code"
+    """Where it is."""
+    return cachefolder.folder() / "code"
 
 
 def read(key: str) -> bytes | None:
@@ -35,15 +35,7 @@ def read(key: str) -> bytes | None:
 def write(key: str, code: bytes) -> None:
     """Keep it, all at once or not at all."""
     with contextlib.suppress(OSError, RuntimeError):
-        folder().mkdir(mode=0o700, parents=True, exist_ok=True)
-        handle, path = tempfile.mkstemp(dir=folder())  # readable and writable by this user alone
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(_MARK + _digest(key, code) + code)
-            os.replace(path, folder() / key)
-        except OSError:
-            with contextlib.suppress(OSError):
-                os.unlink(path)
+        cachefolder.write(folder() / key, _MARK + _digest(key, code) + code)
 
 
 def _digest(key: str, code: bytes) -> bytes:
