@@ -32,13 +32,21 @@ class Peer:
 # ---- ours ----
 
 
-def our_graph(w: Workload, a: Arrays) -> Any:
-    """Value and derivatives, in the order of `wrt`."""
+def _our_loss(w: Workload, a: Arrays) -> tuple[Any, dict[str, Any]]:
+    """The model's value, and its inputs by name."""
     import graphir as gi
     from benchmarks.single_forms import Gradfleet
 
     given = {name: gi.input(name, array.shape, array.dtype.name) for name, array in a.items()}
-    loss, wrt = w.loss(Gradfleet(), given), [given[name] for name in w.wrt]
+    return w.loss(Gradfleet(), given), given
+
+
+def our_graph(w: Workload, a: Arrays) -> Any:
+    """Value and derivatives, in the order of `wrt`."""
+    import graphir as gi
+
+    loss, given = _our_loss(w, a)
+    wrt = [given[name] for name in w.wrt]
     vectors = [given[f"v{name}"] for name in w.wrt if w.kind == "hvp"]
     found = gi.hvp(loss, wrt, vectors) if w.kind == "hvp" else gi.grad(loss, wrt)
     return gi.Graph({str(k): node for k, node in enumerate([loss, *found])})
@@ -62,12 +70,10 @@ class Ours(Peer):
         import numpy as np
 
         import graphir as gi
-        from benchmarks.single_forms import Gradfleet
         from workers.executor import Executor
 
-        given = {name: gi.input(name, array.shape, array.dtype.name) for name, array in a.items()}
-        loss, x = w.loss(Gradfleet(), given), given[w.wrt[0]]
-        (matrix,) = gi.hessian(loss, [x], sparsity="auto")
+        loss, given = _our_loss(w, a)
+        (matrix,) = gi.hessian(loss, [given[w.wrt[0]]], sparsity="auto")
         rows = np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))
         executor = Executor(gi.Graph({"loss": loss, "data": matrix.data}), self.backend)
 

@@ -10,7 +10,7 @@ from graphir.node import Node, made_by
 from graphir.ops import arithmetic, select, transcendental
 from graphir.ops.sources import input_
 from graphir.origin import Origin
-from graphir.partition.placement import Placement, localised, lower, place
+from graphir.partition.placement import Placement, lower, place, resized
 from graphir.partition.plan import Along, Kind, Plan, Read, Step, Value
 from graphir.types import TensorType
 
@@ -125,13 +125,16 @@ class _Builder:
 
     def __init__(self, graph: Graph, placed: dict[Node, Placement], cut: str, remake: bool) -> None:
         self.graph, self.placed, self.cut, self.remake = graph, placed, cut, remake
-        self.renaming = {cut: dims.local(cut)}
         self.mark = mark_of(graph.inputs)
         self.index = graph.columns.index
         self.inputs = {node: name for name, node in graph.inputs.items()}
         self.wanted: dict[str, Node] = {}
         self.values: dict[str, Value] = {}
         self.programs: dict[tuple[int, Kind], _Program] = {}
+
+    def _localised(self, size: dims.Dim) -> dims.Dim:
+        """A size on a chunk."""
+        return dims.rename(size, {self.cut: dims.local(self.cut)})
 
     def build(self) -> tuple[tuple[Step, ...], dict[str, Value]]:
         for node in self.graph.nodes:
@@ -185,7 +188,7 @@ class _Builder:
             beside = q.layout == "shard" and q.axis == axis and program.kind == "map" and source in images
             found.append(images[source] if beside else self._input(program, source, axis, p))
         inputs = tuple(found)
-        return localised(node, inputs, p.axis, self.renaming)
+        return resized(node, inputs, p.axis, self._localised)
 
     def _input(self, program: _Program, node: Node, axis: int | None, user: Placement) -> Node:
         p = self.placed[node]
@@ -258,14 +261,14 @@ class _Builder:
             stack.pop()
             if (made, along) not in program.clones:
                 images = tuple(self._input(program, i, a, self.placed[made]) for i, a in inputs)
-                program.clones[made, along] = localised(made, images, along, self.renaming)
+                program.clones[made, along] = resized(made, images, along, self._localised)
         return program.clones[node, axis]
 
     def _local(self, node: Node, axis: int | None) -> TensorType:
         if axis is None:
             return node.type
         shape = list(node.type.shape)
-        shape[axis] = dims.rename(shape[axis], self.renaming)
+        shape[axis] = self._localised(shape[axis])
         return node.type.with_shape(tuple(shape))
 
     # ---- steps ----

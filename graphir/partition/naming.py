@@ -12,8 +12,8 @@ from graphir import dims
 from graphir.dims import Dim
 from graphir.errors import GraphError
 from graphir.graph import Graph
-from graphir.node import Attrs, Node, make
-from graphir.ops.sources import input_
+from graphir.node import Node
+from graphir.partition.placement import resized
 from graphir.types import TensorType
 
 
@@ -128,23 +128,10 @@ def _class(
 
 
 def _renamed(node: Node, inputs: tuple[Node, ...], chosen: AxisClass, name: str, sizes: Mapping[str, int]) -> Node:
-    attrs = node.attrs
     axis = chosen.axes.get(node)
-    if axis is not None and "shape" in node.op.attrs:
-        shape = list(node.attr("shape"))
-        shape[axis] = dims.multiply(dims.evaluate(shape[axis], sizes) // chosen.size, name)
-        if node.op is input_:
-            return input_(name=node.attr("name"), dtype=node.attr("dtype"), shape=tuple(shape))
-        attrs = _with_shape(attrs, tuple(shape))
-    if inputs == node.inputs and attrs is node.attrs:
+    if inputs == node.inputs and (axis is None or "shape" not in node.op.attrs):
         return node
-    if node.op.local is not None:
-        attrs = node.op.local(node, inputs)
-    return make(node.op, inputs, attrs, node.raw_origin)
-
-
-def _with_shape(attrs: Attrs, shape: tuple[Dim, ...]) -> Attrs:
-    return tuple([(key, shape if key == "shape" else value) for key, value in attrs])
+    return resized(node, inputs, axis, lambda size: dims.multiply(dims.evaluate(size, sizes) // chosen.size, name))
 
 
 def _fits(old: Node, new: Node, axis: int | None, name: str, sizes: Mapping[str, int]) -> bool:

@@ -4,7 +4,7 @@ Each node becomes whole (computed once), shard (a slice of one axis for each chu
 chunk), in a stage: map(0), combine(0), single(0), map(1), ... Derivative nodes need no rule of their own.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -159,12 +159,12 @@ def _cut(node: Node, rule: AxisRule, factor: str, inputs: list[Placement], notes
     return Placement("shard", stage, out, needs=needs)
 
 
-def localised(node: Node, inputs: tuple[Node, ...], axis: int | None, renaming: dict[str, str]) -> Node:
-    """The node on a chunk: its attribute `shape` names the local size along the cut output axis."""
+def resized(node: Node, inputs: tuple[Node, ...], axis: int | None, size: Callable[[dims.Dim], dims.Dim]) -> Node:
+    """The node on other inputs: along one axis of its output its attribute `shape`, if it has that, names another size."""
     attrs = node.attrs
     if axis is not None and "shape" in node.op.attrs:
         shape = list(node.attr("shape"))
-        shape[axis] = dims.rename(shape[axis], renaming)
+        shape[axis] = size(shape[axis])
         attrs = tuple((name, tuple(shape) if name == "shape" else value) for name, value in attrs)
     if node.op.local is not None:
         attrs = node.op.local(node, inputs)
