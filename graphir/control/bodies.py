@@ -76,6 +76,23 @@ def spread_all(images: Sequence[Node], olds: Sequence[Node], grown: Sequence[boo
     return [spread(i, size, old) if more else i for i, old, more in zip(images, olds, grown, strict=True)]
 
 
+def batch_carried(
+    body: Body, carries: int, grown: Sequence[bool], size: Dim
+) -> tuple[list[bool], Body, dict[Node, Node]]:
+    """Which inputs are batched when carried values keep their types, the batched body, and what nodes become in it."""
+    more = list(grown)
+    while True:
+        own, image = batch_nodes(body, more, size)
+        wider = [image[node].type.rank > node.type.rank for node in body.outputs]
+        new = [m or (k < carries and wider[k]) for k, m in enumerate(more)]
+        if new == more:
+            break
+        more = new
+    outs = [image[node] for node in body.outputs]
+    result, inside = body_and_image(own, spread_all(outs, body.outputs, [*more[:carries], *wider[carries:]], size))
+    return more, result, {node: inside[new] for node, new in image.items() if new in inside}
+
+
 def resize(
     body: Body, types: Sequence[TensorType], members: dict[tuple[Node, int], Dim]
 ) -> tuple[Body, dict[Node, Node]]:

@@ -19,13 +19,11 @@ from graphir.body import Body
 from graphir.control import retrace, steps
 from graphir.control.bodies import (
     adjoint,
-    batch_nodes,
-    body_and_image,
+    batch_carried,
     body_of,
     close,
     inline,
     placeholder,
-    spread_all,
     zeros,
 )
 from graphir.control.factors import joint_rule
@@ -229,7 +227,7 @@ class _Adjoint:
 
 def _batch(node: Node, inputs: tuple[Node, ...], grown: tuple[bool, ...], size: Dim) -> Node:
     plan, output = layout_of(dict(node.attrs)), node.attr("output")
-    more, body, image = _batched_body(plan.body, plan.carries, grown, size)
+    more, body, image = batch_carried(plan.body, plan.carries, grown, size)
     end, inner = plan.carries + plan.scanned, plan.of(output)
     given = [_given(*pair, plan.carries <= k < end, size) for k, pair in enumerate(_pairs(node, inputs, more))]
     number = body.number(image[inner]) if plan.kind(output) == "history" else output
@@ -242,8 +240,8 @@ def _batch(node: Node, inputs: tuple[Node, ...], grown: tuple[bool, ...], size: 
 def _batch_retraced(node: Node, inputs: tuple[Node, ...], grown: tuple[bool, ...], size: Dim) -> Node:
     plan, output = retraced_of(dict(node.attrs)), node.attr("output")
     own, others, given = plan.split(grown)
-    ahead, forward, _ = _batched_body(plan.forward, plan.states, given, size)
-    back, body, _ = _batched_body(plan.body, plan.carries, [*own, *ahead[: plan.states], *others], size)
+    ahead, forward, _ = batch_carried(plan.forward, plan.states, given, size)
+    back, body, _ = batch_carried(plan.body, plan.carries, [*own, *ahead[: plan.states], *others], size)
     start = plan.carries + plan.scanned
     more = [*back[:start], *others, *ahead]
     sliced = {*range(plan.carries, start)}
@@ -253,23 +251,6 @@ def _batch_retraced(node: Node, inputs: tuple[Node, ...], grown: tuple[bool, ...
     result = retraced_scan(*values, **{**plan.attrs(), "body": body, "forward": forward}, output=output)
     wide = body.outputs[output].type.rank > plan.body.outputs[output].type.rank
     return spread(_swapped(result) if wide and plan.back.kind(output) == "stacked" else result, size, node)
-
-
-def _batched_body(
-    body: Body, carries: int, grown: Sequence[bool], size: Dim
-) -> tuple[list[bool], Body, dict[Node, Node]]:
-    """Which inputs are batched when carried values keep their types, the batched body, and what nodes become in it."""
-    more = list(grown)
-    while True:
-        own, image = batch_nodes(body, more, size)
-        wider = [image[node].type.rank > node.type.rank for node in body.outputs]
-        new = [m or (k < carries and wider[k]) for k, m in enumerate(more)]
-        if new == more:
-            break
-        more = new
-    outs = [image[node] for node in body.outputs]
-    result, inside = body_and_image(own, spread_all(outs, body.outputs, [*more[:carries], *wider[carries:]], size))
-    return more, result, {node: inside[new] for node, new in image.items() if new in inside}
 
 
 def _pairs(node: Node, inputs: Sequence[Node], more: Sequence[bool]) -> list[tuple[Node, Node, bool]]:
