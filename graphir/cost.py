@@ -28,14 +28,10 @@ def nodes_operations(nodes: Iterable[Node], sizes: Mapping[str, int]) -> int:
     groups = walk.siblings(nodes)
     later = {node for group in groups.values() for node in group[1:]}  # evaluated with the first
     return sum(
-        _control_operations(groups[node], sizes) if _has_body(node) else node_operations(node, sizes)
+        _control_operations(groups[node], sizes) if node.op.has_body else node_operations(node, sizes)
         for node in nodes
         if node not in later
     )
-
-
-def _has_body(node: Node) -> bool:
-    return "graph" in node.op.attrs.values()
 
 
 def _control_operations(group: Sequence[Node], sizes: Mapping[str, int]) -> int:
@@ -64,7 +60,7 @@ def node_operations(node: Node, sizes: Mapping[str, int]) -> int:
     """Operations of one node."""
     if node.op.cheap:
         return 0
-    if _has_body(node):
+    if node.op.has_body:
         return _control_operations((node,), sizes)
     rule = node.op.axis_rule(tuple(source.type for source in node.inputs), node.attrs)
     out = node.type.bind(sizes)

@@ -188,9 +188,8 @@ class BoundBody:
 def kernel_error(node: Node, error: Exception) -> Exception:
     """The typed error for what a kernel raised, naming the node; any other stays what it is, with a note of the node."""
     if isinstance(error, GraphError):
-        has_bodies = any(kind == "graph" for kind in node.op.attrs.values())
         error.at(describe(node))
-        return error.within(describe(node)) if has_bodies else error
+        return error.within(describe(node)) if node.op.has_body else error
     if isinstance(error, MemoryError):
         return LimitError("not enough memory for the value; use smaller chunks or sizes").at(describe(node))
     if isinstance(error, ValueError | TypeError | IndexError | ArithmeticError):

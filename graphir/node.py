@@ -113,6 +113,16 @@ class Op:
     def __reduce__(self) -> NoReturn:
         raise TypeError("ops and nodes are not pickled; send the bytes of graphir.dump")
 
+    @property
+    def has_body(self) -> bool:
+        """Whether an attribute is a graph."""
+        return "graph" in self.attrs.values()
+
+    @property
+    def located(self) -> bool:
+        """Whether a value may depend on where along a cut axis it is."""
+        return self.offset or self.has_body
+
     def axis_rule(self, types: tuple[TensorType, ...], attrs: Attrs) -> AxisRule | None:
         """The axis rule of one application, or None where the op has none."""
         return self.kinds(types, attrs).rule

@@ -62,7 +62,7 @@ class Executor:
         self._outputs = [self._slot[node] for node in graph.outputs.values()]
         self._programs: dict[bool, Program] = {}
         self._bound: OrderedDict[tuple[Any, ...], Bound | Tiled | Whole] = OrderedDict()
-        self._looks_at_offsets = any(n.op.offset or "graph" in n.op.attrs.values() for n in graph.nodes)
+        self._looks_at_offsets = any(node.op.located for node in graph.nodes)
         self._forms: OrderedDict[Form, Mapping[str, int]] = OrderedDict()
         self._tilings: OrderedDict[tuple[Any, ...], Tiling | None] = OrderedDict()
 

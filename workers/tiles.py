@@ -91,7 +91,7 @@ class _Bindings:
 
     def each(self, step: Step) -> list[Bound]:
         """A binding for each tile."""
-        located = any(node.op.offset or "graph" in node.op.attrs.values() for node in step.program.nodes)
+        located = any(node.op.located for node in step.program.nodes)
         known: dict[tuple[int, int], Bound] = {}
         program = self.program(step, {**self.sizes, self.local: max(end - begin for begin, end in self.tiles)})
         found = []
