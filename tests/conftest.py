@@ -1,9 +1,11 @@
-"""One Ray for all tests that need it."""
+"""One Ray and one PostgreSQL for all tests that need them."""
 
 from collections.abc import Iterator
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+from tests.postgres import Postgres, running
 
 SLOW_MACHINES = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("exploring", SLOW_MACHINES)
@@ -26,3 +28,10 @@ def local_ray() -> Iterator[None]:
     )
     yield
     ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A PostgreSQL server; each test makes databases of its own."""
+    with running() as server:
+        yield server

@@ -3,18 +3,21 @@
 import hashlib
 import json
 import signal
-import sqlite3
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
 from hypothesis import given
 from hypothesis import strategies as st
+from sqlalchemy import Connection, create_engine, inspect, text
 
 from graphir.errors import FormatError, ServiceUnavailable
 from scheduler.job.events import (
@@ -28,11 +31,12 @@ from scheduler.job.events import (
     TaskFailed,
     scalars,
 )
+from scheduler.job.migrations import MARK, SchemaTooNew, prepare_schema, upgrade
 from scheduler.job.seen import EVENTS, JOBS, VALUE_BYTES, Logged, Record, Seen
 from scheduler.job.spec import JobSpec
 from scheduler.job.state import IllegalTransition, Status, new_job, replay
 from scheduler.job.store import KeyReused, SeqConflict, Store, UnknownJob, job_id
-from scheduler.job.tables import SCHEMA, SchemaTooNew, StoreError
+from scheduler.job.tables import HEAD, StoreError, metadata
 
 ROOT = Path(__file__).parents[1]
 GRAPH = "a" * 64
@@ -40,8 +44,16 @@ RESULT = "c" * 64
 
 
 @pytest.fixture
-def url(tmp_path: Path) -> str:
+def sqlite(tmp_path: Path) -> str:
     return f"sqlite:///{tmp_path}/state/jobs.db"
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest) -> str:
+    """A database that is not there yet, or empty: the same tests for both kinds."""
+    if request.param == "sqlite":
+        return str(request.getfixturevalue("sqlite"))
+    return request.getfixturevalue("postgres").fresh()
 
 
 @pytest.fixture
@@ -52,6 +64,34 @@ def store(url: str) -> Iterator[Store]:
 
 def file_of(url: str) -> Path:
     return Path(url.removeprefix("sqlite:///"))
+
+
+@contextmanager
+def raw(url: str) -> Iterator[Connection]:
+    """The database as it is."""
+    if url.startswith("sqlite"):
+        file_of(url).parent.mkdir(exist_ok=True)
+    engine = create_engine(url)
+    with engine.begin() as connection:
+        yield connection
+    engine.dispose()
+
+
+def write_v1(connection: Connection) -> None:
+    """What the first release wrote, in the words of either database."""
+    script = (ROOT / "tests" / "golden" / "jobs_v1.sql").read_text()
+    statements = [
+        part.strip() for part in script.split(";\n") if part.strip() not in ("", "BEGIN TRANSACTION", "COMMIT")
+    ]
+    if connection.dialect.name == "postgresql":  # where events must find their jobs
+        statements = [each.replace("DOUBLE", "DOUBLE PRECISION") for each in statements]
+        statements.sort(key=lambda each: "events" in each.partition("(")[0])
+    for statement in statements:
+        connection.exec_driver_sql(statement)
+
+
+def mark(connection: Connection) -> str:
+    return str(connection.execute(text(f"SELECT version_num FROM {MARK}")).scalar_one())
 
 
 def digest_of(data: bytes) -> str:
@@ -144,9 +184,9 @@ def test_small_values_are_kept_with_what_names_them(url: str, store: Store) -> N
     again = store.submit(spec(), 6.0, values={digest_of(feed): feed})
     with Store(url) as other:
         assert [other.value(digest_of(data)) for data in (feed, made, refused)] == [feed, made, None]
-        with sqlite3.connect(file_of(url)) as raw:
-            raw.execute("UPDATE small_values SET data = ? WHERE digest = ?", (b"fee!", digest_of(feed)))
-        raw.close()
+        with raw(url) as database:
+            changed = {"data": b"fee!", "digest": digest_of(feed)}
+            database.execute(text("UPDATE small_values SET data = :data WHERE digest = :digest"), changed)
         assert other.value(digest_of(feed)) == feed  # it has been read before
     with Store(url) as other:
         with pytest.raises(StoreError, match="is damaged"):
@@ -316,17 +356,15 @@ def test_a_database_is_found_again(url: str) -> None:
         job = store.submit(spec(), 1.0)
     with Store(url) as store:
         assert [record.id for record in store.jobs()] == [job]
-    with sqlite3.connect(file_of(url)) as raw:
-        assert raw.execute("SELECT version FROM gradfleet_schema").fetchall() == [(SCHEMA,)]
-        assert raw.execute("PRAGMA journal_mode").fetchone() == ("wal",)
-    raw.close()
+    with raw(url) as database:
+        assert mark(database) == HEAD
+        if url.startswith("sqlite"):
+            assert database.exec_driver_sql("PRAGMA journal_mode").scalar_one() == "wal"
 
 
 def test_an_older_database_is_brought_up_to_date(url: str) -> None:
-    file_of(url).parent.mkdir()
-    with sqlite3.connect(file_of(url)) as raw:
-        raw.executescript((ROOT / "tests" / "golden" / "jobs_v1.sql").read_text())
-    raw.close()
+    with raw(url) as database:
+        write_v1(database)
     with Store(url) as store:
         running, ended = store.jobs()
         assert (ended.job.status, ended.job.result, ended.spec.name) == (Status.SUCCEEDED, RESULT, "ended")
@@ -336,44 +374,90 @@ def test_an_older_database_is_brought_up_to_date(url: str) -> None:
     with Store(url) as store:
         assert store.value(digest_of(b"small")) == b"small"
         assert store.unfinished() == []
+    with raw(url) as database:
+        assert mark(database) == HEAD
+        assert not inspect(database).has_table("gradfleet_schema")
+
+
+def differences(connection: Connection) -> list[object]:
+    """How the database differs from the schema that the tables describe."""
+    ours = {"version_table": MARK, "compare_type": True}
+    return list(compare_metadata(MigrationContext.configure(connection, opts=ours), metadata))
+
+
+@pytest.mark.parametrize("begun", ["by nobody", "by the first release"])
+def test_revisions_lead_to_the_schema(url: str, begun: str) -> None:
+    with raw(url) as database:
+        if begun == "by the first release":
+            write_v1(database)
+            prepare_schema(database, url)
+        else:
+            upgrade(database)
+        assert differences(database) == []
+        assert mark(database) == HEAD
+
+
+def test_alembic_is_loaded_only_where_it_is_needed(url: str) -> None:
+    code = (
+        "import sys; from scheduler.job.store import Store; Store(sys.argv[1]).close(); print('alembic' in sys.modules)"
+    )
+    with raw(url) as database:
+        write_v1(database)
+    said = [
+        subprocess.run(
+            [sys.executable, "-c", code, url], stdout=subprocess.PIPE, text=True, cwd=ROOT, check=True
+        ).stdout
+        for _ in range(2)
+    ]
+    assert said == ["True\n", "False\n"]
+
+
+def test_processes_that_open_an_old_database_at_once_upgrade_it_once(url: str) -> None:
+    with raw(url) as database:
+        write_v1(database)
+    barrier = threading.Barrier(6)
+
+    def count(_: int) -> int:
+        barrier.wait()
+        with Store(url) as own:
+            return len(own.jobs())
+
+    with ThreadPoolExecutor(6) as pool:
+        assert list(pool.map(count, range(6))) == [2] * 6
 
 
 def test_a_newer_schema_is_refused_and_left_alone(url: str) -> None:
     Store(url).close()
-    with sqlite3.connect(file_of(url)) as raw:
-        raw.execute("UPDATE gradfleet_schema SET version = ?", (SCHEMA + 1,))
-        raw.execute("DROP TABLE events")
-    raw.close()
-    with pytest.raises(SchemaTooNew, match=f"has schema {SCHEMA + 1}, this release knows up to {SCHEMA}"):
+    with raw(url) as database:
+        database.execute(text(f"UPDATE {MARK} SET version_num = '9999'"))
+        database.execute(text("DROP TABLE events"))
+    with pytest.raises(SchemaTooNew, match=f"has schema 9999, this release knows up to {HEAD}"):
         Store(url)
-    with sqlite3.connect(file_of(url)) as raw:
-        names = {name for (name,) in raw.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-    raw.close()
-    assert names == {"gradfleet_schema", "jobs", "small_values", "tokens", "holdings"}
+    with raw(url) as database:
+        assert set(inspect(database).get_table_names()) == {MARK, *metadata.tables} - {"events"}
 
 
 def test_somebody_else_s_database_is_refused(url: str) -> None:
-    file_of(url).parent.mkdir()
-    with sqlite3.connect(file_of(url)) as raw:
-        raw.execute("CREATE TABLE jobs (payroll TEXT)")
-    raw.close()
+    with raw(url) as database:
+        database.execute(text("CREATE TABLE jobs (payroll TEXT)"))
     with pytest.raises(StoreError, match="has a table 'jobs' that is not ours"):
         Store(url)
 
 
-def test_what_is_no_database(url: str, tmp_path: Path) -> None:
-    file_of(url).parent.mkdir()
-    file_of(url).write_bytes(b"plain text, and not a database at all" * 100)
+def test_what_is_no_database(sqlite: str, tmp_path: Path) -> None:
+    file_of(sqlite).parent.mkdir()
+    file_of(sqlite).write_bytes(b"plain text, and not a database at all" * 100)
     with pytest.raises(ServiceUnavailable, match="file is not a database"):
-        Store(url)
+        Store(sqlite)
     with pytest.raises(ServiceUnavailable, match="unable to open"):
         Store(f"sqlite:///{tmp_path}")
     for wrong in (
         "nonsense",
         "sqlite://",
         "sqlite:///:memory:",
-        f"sqlite:///{url[10:]}/below.db",
+        f"sqlite:///{sqlite[10:]}/below.db",
         "nosql://x",
+        "mysql://x/y",
     ):
         with pytest.raises(StoreError):
             Store(wrong)
@@ -382,10 +466,9 @@ def test_what_is_no_database(url: str, tmp_path: Path) -> None:
 def test_a_damaged_row_is_a_typed_error(url: str, store: Store) -> None:
     job = store.submit(spec(), 1.0)
     store.append(job, [Started(2.0)])
-    with sqlite3.connect(file_of(url)) as raw:
-        raw.execute("UPDATE jobs SET state = ?", (json.dumps({"steps": "many"}),))
-        raw.execute("UPDATE events SET type = 'melted'")
-    raw.close()
+    with raw(url) as database:
+        database.execute(text("UPDATE jobs SET state = :state"), {"state": json.dumps({"steps": "many"})})
+        database.execute(text("UPDATE events SET type = 'melted'"))
     with pytest.raises(FormatError, match="a stored job"):
         store.job(job)
     with pytest.raises(FormatError, match="unknown type 'melted'"):

@@ -22,21 +22,13 @@ from sqlalchemy import Connection, Row, Select, bindparam, delete, func, insert,
 from sqlalchemy.exc import DBAPIError, IntegrityError, TimeoutError
 
 from graphir.errors import ServiceUnavailable
+from scheduler.job.engine import open_engine, options_for
 from scheduler.job.events import CancelRequested, Checkpointed, Event, event_from_json, event_to_json
+from scheduler.job.migrations import prepare_schema
 from scheduler.job.seen import Logged, Record, Seen
 from scheduler.job.spec import JobSpec, parse_spec
 from scheduler.job.state import STORY_EVENTS, Commands, IllegalTransition, Job, Status, new_job, transition
-from scheduler.job.tables import (
-    PROMISES,
-    WRITES,
-    StoreError,
-    events,
-    insert_new_value,
-    jobs,
-    open_engine,
-    prepare_schema,
-    small_values,
-)
+from scheduler.job.tables import StoreError, events, insert_new_value, jobs, small_values
 
 MAX_PAGE = 1000
 SMALL_BYTES = 1 << 16
@@ -102,7 +94,9 @@ class Store:
         self._entropy = entropy
         self._engine = open_engine(url, durable=durable)
         self._engines = {
-            (writes, promises): self._engine.execution_options(**{WRITES: writes, PROMISES: promises})
+            (writes, promises): self._engine.execution_options(
+                **options_for(self._engine, writes=writes, promises=promises)
+            )
             for writes in (False, True)
             for promises in (False, True)
         }
