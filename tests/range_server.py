@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 class RangeServer(ThreadingHTTPServer):
     """Files in memory by name. `served`: name, begin and end of all bytes that went out.
 
-    fail: so many answers are 503; fail_large: so many answers to requests for more than a header are.
+    moved: names that are elsewhere by now, and where. fail: so many answers are 503; fail_large: so many answers to requests for more than a header are.
     """
 
     daemon_threads = True
@@ -18,6 +18,7 @@ class RangeServer(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.files: dict[str, bytes] = {}
+        self.moved: dict[str, str] = {}
         self.served: list[tuple[str, int, int]] = []
         self.ranges, self.etags, self.fail, self.fail_large = True, True, 0, 0
 
@@ -42,6 +43,8 @@ class _Handler(BaseHTTPRequestHandler):
         if self.server.fail > 0:
             self.server.fail -= 1
             return self._plain(503)
+        if name in self.server.moved:
+            return self._plain(302, self.server.moved[name])
         if content is None:
             return self._plain(404)
         begin, end, wanted = 0, len(content), self.headers.get("Range")
@@ -60,8 +63,10 @@ class _Handler(BaseHTTPRequestHandler):
             self.server.served.append((name, begin, end))
             self.wfile.write(content[begin:end])
 
-    def _plain(self, status: int) -> None:
+    def _plain(self, status: int, place: str | None = None) -> None:
         self.send_response(status)
+        if place is not None:
+            self.send_header("Location", place)
         self.send_header("Content-Length", "0")
         self.end_headers()
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from graphir import wire
 from graphir.dataset import Dataset
-from graphir.errors import DatasetError, FeedError, FormatError, LimitError, QueueFull
+from graphir.errors import FeedError, FormatError, LimitError, QueueFull
 from graphir.feeds import bind_sizes, check_names
 from graphir.graph import Graph
 from graphir.node import Array
@@ -32,10 +32,10 @@ from scheduler.job.store import UnknownJob
 from scheduler.limits import MAX_GRAPH_NODES, MAX_GRAPHS
 from scheduler.local import EmbeddedService
 from workers.data import open_source
+from workers.data.fence import Fence
 
 _ID = re.compile(r"[0-9a-hjkmnp-tv-z]{26}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
-_STEP_UP = re.compile(r"(^|[/\\])(\.|%2e)(\.|%2e)([/\\?#]|$)", re.IGNORECASE)
 
 
 class Desk:
@@ -45,6 +45,7 @@ class Desk:
         self.service, self.rules, self._now = service, rules, now
         self.access = Access(service.store)
         self._limits = wire.Limits(nodes=rules.graph_nodes, header_bytes=1 << 28, constant_bytes=rules.blob_bytes)
+        self._fence = Fence(rules.data)
         self._graphs: Recent[str, Graph] = Recent(MAX_GRAPHS, MAX_GRAPH_NODES, len)
 
     def submit(self, owner: str, asked: Submission) -> str:
@@ -152,15 +153,8 @@ class Desk:
 
     def _dataset(self, feed: DatasetFeed) -> Dataset:
         """A dataset under one of the prefixes; what it was found to be is not taken from outside."""
-        url = feed.url
-        inside = any(url.startswith(prefix.rstrip("/") + "/") for prefix in self.rules.data)
-        if not inside or "::" in url or _STEP_UP.search(url):
-            known = ", ".join(self.rules.data) or "none"
-            raise DatasetError(
-                f"dataset {url[:300]!r} may not be read by this service (allowed prefixes: {known}); ask its operator for "
-                "`gradfleet serve --allow-data`, or send the array"
-            )
-        return Dataset(url, feed.column)
+        self._fence.check(feed.url)
+        return Dataset(feed.url, feed.column)
 
 
 class _Counted:

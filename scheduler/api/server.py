@@ -23,6 +23,7 @@ from scheduler.api.desk import Desk
 from scheduler.api.rules import Rules
 from scheduler.api.stream import Watch
 from scheduler.local import EmbeddedService
+from workers.data.fence import Fence
 
 GRACE_SECONDS = 10
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -47,6 +48,7 @@ class Settings:
 
 def serve(settings: Settings, tell: Callable[[str], None]) -> None:
     """Serve until a signal comes; `tell` gets the URL when requests are taken."""
+    Fence(settings.rules.data).raise_up()
     listener = _listen(settings.host, settings.port)
     with closing(listener):
         service = EmbeddedService(directory=settings.directory, workers=settings.workers)

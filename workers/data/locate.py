@@ -13,6 +13,7 @@ from urllib.parse import unquote, urlsplit
 
 from graphir.dataset import Dataset
 from workers.data import remote
+from workers.data.fence import Fence
 from workers.data.file import Bytes, LocalBytes, fault
 
 MAX_FILES = 10_000
@@ -27,12 +28,15 @@ def absolute(url: str) -> str:
 
 def files(dataset: Dataset) -> list[str]:
     """The paths or URLs of a dataset's files, in order."""
+    _check(dataset.url)
     path = local_path(dataset)
     found = _remote_files(dataset) if path is None else _local_files(path)
     if not found:
         raise fault(dataset, "no file matches; check the pattern, and that every worker sees the folder")
     if len(found) > MAX_FILES:
         raise fault(dataset, f"matches {len(found)} files, the limit is {MAX_FILES}; join some of them")
+    for name in found:
+        _check(name)
     return sorted(found, key=in_order)
 
 
@@ -49,6 +53,7 @@ def is_elsewhere(url: str) -> bool:
 
 def open_bytes(dataset: Dataset, url: str) -> Bytes:
     """Open one of a dataset's files."""
+    _check(url)
     return remote.RemoteBytes(dataset, url) if is_elsewhere(url) else LocalBytes(dataset, url)
 
 
@@ -67,6 +72,12 @@ def local_path(dataset: Dataset) -> str | None:
     if host not in ("", "localhost"):
         raise fault(dataset, f"names the host {host!r}; a file:// URL has three slashes: file:///{host}{path}")
     return unquote(path)
+
+
+def _check(url: str) -> None:
+    fence = Fence.here()
+    if fence is not None:
+        fence.check(url)
 
 
 def _local_files(path: str) -> list[str]:

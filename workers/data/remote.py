@@ -6,13 +6,16 @@ storage refuses is a DatasetError; what it does not answer to is DatasetUnavaila
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
 
 from graphir.dataset import Dataset
 from graphir.errors import DatasetError, DatasetUnavailable, GraphError, MissingExtraError
+from workers.data.fence import Fence
 from workers.data.file import Identity, fault
+from workers.data.web import Outside, guarded
 
 PART = 1 << 23
 """Bytes asked for in one request; a few are under way at a time."""
@@ -117,7 +120,7 @@ def _file_system(dataset: Dataset, url: str) -> tuple[Any, str]:
 
     scheme = url[: url.index("://")].lower()
     try:
-        fs, path = fsspec.core.url_to_fs(url)
+        fs, path = fsspec.core.url_to_fs(url, **_options(scheme))
     except ImportError as error:
         extra = _EXTRAS.get(scheme)
         remedy = f"pip install 'gradfleet[{extra}]'" if extra else f"install it: {error}"
@@ -132,6 +135,19 @@ def _file_system(dataset: Dataset, url: str) -> tuple[Any, str]:
     return fs, str(path)
 
 
+def _options(scheme: str) -> dict[str, Any]:
+    fence = Fence.here()
+    if fence is None or scheme not in ("http", "https"):
+        return {}
+    return {"get_client": _session(fence), "use_listings_cache": False}
+
+
+@lru_cache(maxsize=8)
+def _session(fence: Fence) -> Any:
+    """One function for one fence, so that fsspec keeps one session."""
+    return partial(guarded, fence)
+
+
 @contextmanager
 def asking(dataset: Dataset, url: str) -> Iterator[None]:
     """Give every error of a storage's library one of our types."""
@@ -139,8 +155,12 @@ def asking(dataset: Dataset, url: str) -> Iterator[None]:
         yield
     except GraphError:
         raise
+    except Outside as error:
+        raise fault(dataset, f"leads to where this service may not read: {error}", url) from error
     except FileNotFoundError as error:
         cause = error.__cause__
+        if isinstance(cause, Outside):
+            raise fault(dataset, f"leads to where this service may not read: {cause}", url) from error
         if cause is None or getattr(cause, "status", None) in _ABSENT:
             raise fault(dataset, f"no such file ({error}); check the URL and who may read it", url) from error
         raise _unavailable(dataset, url, cause) from error
