@@ -12,7 +12,6 @@ import re
 from collections.abc import Sequence
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
-from typing import Self
 from urllib.parse import unquote, urlsplit
 
 from graphir.errors import DatasetError
@@ -35,11 +34,11 @@ class Fence:
         self._roots = [os.path.realpath(path) for path in map(_path, self.prefixes) if path is not None]
         self._hosts = {urlsplit(prefix).hostname for prefix in self.prefixes if "://" in prefix} - {None, ""}
 
-    @classmethod
-    def here(cls) -> "Self | None":
+    @staticmethod
+    def here() -> "Fence | None":
         """The fence of this process, or None if it has none."""
         told = os.environ.get(VARIABLE)
-        return None if told is None else _fence(cls, told)
+        return None if told is None else _fence(told)
 
     def raise_up(self) -> None:
         """Put it around this process and those that it starts."""
@@ -88,8 +87,8 @@ def is_public(address: str) -> bool:
 
 
 @lru_cache(maxsize=8)
-def _fence(kind: type[Fence], told: str) -> Fence:
-    return kind(tuple(json.loads(told)))
+def _fence(told: str) -> Fence:
+    return Fence(tuple(json.loads(told)))
 
 
 def _check(prefix: str) -> None:

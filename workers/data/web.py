@@ -16,10 +16,10 @@ class Outside(Exception):
 async def guarded(fence: Fence, **given: Any) -> Any:
     """A session for fsspec that stays inside the fence."""
     import aiohttp  # here, because most jobs do not need it
-    from aiohttp.resolver import DefaultResolver
+    from aiohttp.resolver import ThreadedResolver
     from yarl import URL
 
-    class Judge(DefaultResolver):
+    class Judge(ThreadedResolver):
         async def resolve(self, host: str, *args: Any, **more: Any) -> Any:
             found = await super().resolve(host, *args, **more)
             for each in found:
