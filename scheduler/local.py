@@ -315,6 +315,7 @@ class EmbeddedService:
                 self._prepare,
                 stop=self._stopping,
                 gives_way=lambda id=id: self._gives_way(id),  # type: ignore[misc]
+                lost=lambda: self._renewing,
                 changed=self._notify,
             )
             try:

@@ -1,4 +1,7 @@
-"""The process that runs jobs is killed and started again: it finds the job and goes on from the last checkpoint."""
+"""The process that runs jobs is killed and started again: it finds the job and goes on from the last checkpoint.
+
+A job with which it is killed again and again, without a step being done, is given up; one that is merely closed often is not.
+"""
 
 import os
 import signal
@@ -12,7 +15,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from graphir.client import connect
+import graphir as gi
+from graphir.client import Client, connect
+from graphir.errors import JobCancelled, JobFailed
+from scheduler.job import state
 from scheduler.job.store import Store
 from tests.test_faults import CARRIES, FEEDS, GRAPH
 
@@ -71,6 +77,57 @@ def test_a_killed_driver_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
         whole = inline.submit(GRAPH, FEEDS, carry=CARRIES["rows too"], steps=1500, chunk={"n": 10})
         assert found == {name: np.asarray(value).tobytes() for name, value in whole.result(WAIT).items()}
     at = next(place for place, event in enumerate(events) if event["type"] == "resumed")
+    assert events[at - 1]["type"] != "set_aside"
     saved = max(event["step"] for event in events[:at] if event["type"] == "checkpointed")
     assert saved >= 50
     assert next(event["step"] for event in events[at:] if event["type"] == "step_done") == saved
+
+
+ENDLESS = """
+import sys
+from graphir.client import connect
+
+with connect(workers=0, directory=sys.argv[1]) as client:
+    print(*client.service.jobs(), flush=True)
+    sys.stdin.read()
+"""
+
+
+def endless(directory: Path) -> str:
+    """A job whose only step takes minutes, in little chunks; it has not begun."""
+    x = gi.input("x", ("n",))
+    many = gi.Graph({"s": gi.sum(gi.tanh(gi.expand_dims(x, 1) * gi.arange(100_000)))})
+    with connect(workers=0, directory=directory) as client:
+        return client.submit(many, {"x": np.ones(100_000)}, chunk={"n": 1}).id
+
+
+def times(client: Client, id: str, *kinds: str) -> int:
+    return sum(event["type"] in kinds for event in client.service.events(id))
+
+
+def test_a_service_may_be_closed_any_number_of_times(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(state, "MAX_RESTARTS", 1)
+    id = endless(tmp_path)
+    for before in range(4):
+        with connect(workers=0, directory=tmp_path) as client:
+            until(lambda c=client, n=before: times(c, id, "started", "resumed") > n, "it is not taken up")
+    with connect(workers=0, directory=tmp_path) as client:
+        job = client.job(id)
+        job.cancel()
+        with pytest.raises(JobCancelled):
+            job.result(WAIT)
+        assert times(client, id, "set_aside") >= 4
+
+
+def test_a_job_with_which_services_are_killed_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(state, "MAX_RESTARTS", 1)
+    id = endless(tmp_path)
+    for killed in range(2):
+        command = [sys.executable, "-c", ENDLESS, str(tmp_path)]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        with subprocess.Popen(command, cwd=ROOT, env=environment, stdin=subprocess.PIPE, text=True) as driver:
+            with Store(f"sqlite:///{tmp_path / 'jobs.sqlite'}") as store:
+                until(lambda s=store, n=killed: s.job(id).job.attempt > n, "it is not taken up")
+            driver.send_signal(signal.SIGKILL)
+    with connect(workers=0, directory=tmp_path) as client, pytest.raises(JobFailed, match="without being closed"):
+        client.job(id).result(WAIT)

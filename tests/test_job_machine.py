@@ -18,6 +18,7 @@ from scheduler.job.events import (
     Resumed,
     RunStep,
     SaveCheckpoint,
+    SetAside,
     Started,
     StepDone,
     StoreResult,
@@ -29,7 +30,7 @@ from scheduler.job.events import (
     scalars,
 )
 from scheduler.job.spec import JobSpec
-from scheduler.job.state import Checkpoint, Job, Status, new_job, replay, transition
+from scheduler.job.state import MAX_RESTARTS, Checkpoint, Job, Status, new_job, replay, transition
 
 BLOB = "b" * 64
 
@@ -45,6 +46,7 @@ class JobMachine(RuleBasedStateMachine):
         self.work: RunStep | StoreResult | None = None
         self.to_save: list[int] = []
         self.time = 0.0
+        self.aside, self.killed = False, 0
 
     def happen(self, event: Event) -> None:
         before = self.job
@@ -75,6 +77,8 @@ class JobMachine(RuleBasedStateMachine):
         assert after.furthest >= before.furthest
         assert after.attempt >= before.attempt
         assert after.failures <= before.failures + 1
+        if after.furthest > before.furthest:
+            self.killed = 0
         if after.failures < before.failures:
             assert after.furthest > before.furthest
         if before.checkpoint is not None:
@@ -135,7 +139,18 @@ class JobMachine(RuleBasedStateMachine):
     @rule()
     def restart(self) -> None:
         self.to_save.clear()
+        self.killed += not self.aside
+        self.aside = False
         self.happen(Resumed(self.now(), "r"))
+        assert self.job.status.terminal == (self.killed > MAX_RESTARTS)
+
+    @precondition(lambda self: self.job.status is Status.RUNNING)
+    @rule(late=st.booleans())
+    def set_aside(self, late: bool) -> None:
+        """By the runner that has it, or by one that had it before."""
+        attempt = self.job.attempt - (late and self.job.attempt > 1)
+        self.aside |= attempt == self.job.attempt
+        self.happen(SetAside(self.now(), attempt, "the service closes"))
 
     @precondition(lambda self: self.time > 15)
     @rule()
@@ -152,6 +167,7 @@ class JobMachine(RuleBasedStateMachine):
         job = self.job
         assert 0 <= job.step <= job.furthest <= job.steps
         assert 0 <= job.failures <= job.retries
+        assert job.restarts == self.killed
         assert job.checkpoint is None or 0 < job.checkpoint.step <= min(job.furthest, job.steps - 1)
         assert job.status.terminal == (job.ended is not None)
         assert (job.status is Status.SUCCEEDED) == (job.result is not None)

@@ -25,6 +25,7 @@ from scheduler.job.events import (
     Resumed,
     RunStep,
     SaveCheckpoint,
+    SetAside,
     Started,
     StepDone,
     StoreResult,
@@ -55,6 +56,7 @@ BLOB = "b" * 64
 SAMPLES: list[Event] = [
     Started(1.0, "r"),
     Resumed(2.0, "r"),
+    SetAside(2.05, 1, "the service closes"),
     Assembled(2.1, 2, 3, "f", "numpy"),
     Straggled(2.2, "w", "slow"),
     StepDone(3.0, 0, 1),
@@ -65,7 +67,18 @@ SAMPLES: list[Event] = [
     DeadlinePassed(8.0, 1.0),
     Finished(9.0, 1, BLOB),
 ]
-LATE = {Assembled, Straggled, StepDone, Checkpointed, WorkerLost, TaskFailed, CancelRequested, DeadlinePassed, Finished}
+LATE = {
+    SetAside,
+    Assembled,
+    Straggled,
+    StepDone,
+    Checkpointed,
+    WorkerLost,
+    TaskFailed,
+    CancelRequested,
+    DeadlinePassed,
+    Finished,
+}
 LISTED = {
     Status.QUEUED: {Started, CancelRequested, DeadlinePassed},
     Status.RUNNING: LATE | {Resumed},
@@ -230,7 +243,21 @@ def test_endless_restarts_end() -> None:
     job = run(job, Resumed(2.0))
     assert job.status is Status.FAILED
     assert job.error is not None
-    assert "restarted 20 times in a row" in job.error.message
+    assert "ended 21 times in a row without being closed" in job.error.message
+
+
+def test_services_that_are_closed_are_not_counted() -> None:
+    job = run(new_job(spec()), Started(0.0))
+    for _ in range(2 * MAX_RESTARTS):
+        job = run(job, SetAside(1.0, job.attempt, "the service closes"), Resumed(2.0))
+    assert (job.status, job.restarts) == (Status.RUNNING, 0)
+
+
+def test_a_runner_that_lost_its_job_to_another_cannot_set_it_aside() -> None:
+    job = run(new_job(spec()), Started(0.0), Resumed(1.0))
+    assert transition(job, SetAside(2.0, 1)) == (job, ())
+    with pytest.raises(IllegalTransition, match="attempt 3 was never issued"):
+        transition(job, SetAside(2.0, 3))
 
 
 def test_progress_sets_restarts_back() -> None:
@@ -322,6 +349,7 @@ texts = st.text(max_size=20)
 any_event: st.SearchStrategy[Event] = st.one_of(
     st.builds(Started, times, texts),
     st.builds(Resumed, times, texts),
+    st.builds(SetAside, times, numbers, texts),
     st.builds(StepDone, times, numbers, numbers, st.lists(st.tuples(texts, st.floats())).map(tuple)),
     st.builds(Checkpointed, times, numbers, st.just(BLOB)),
     st.builds(WorkerLost, times, numbers, texts, texts, st.booleans()),
@@ -336,6 +364,28 @@ any_event: st.SearchStrategy[Event] = st.one_of(
 def test_events_survive_json(event: Event) -> None:
     text = json.dumps(event_to_json(event), allow_nan=False)
     assert event_from_json(json.loads(text)) == event
+
+
+@given(st.lists(st.sampled_from(["killed", "closed", "late", "new", "old"]), max_size=120))
+def test_a_job_ends_when_so_many_services_were_killed_without_any_progress(happened: list[str]) -> None:
+    """Closing a service neither counts nor sets the count back; old steps done again are no progress."""
+    job, killed = run(new_job(spec(steps=200)), Started(0.0)), 0
+    for what in happened:
+        attempt = job.attempt
+        if what == "late":
+            job = run(job, SetAside(1.0, attempt - 1)) if attempt > 1 else job
+        elif what in ("killed", "closed"):
+            job = run(job, *[SetAside(1.0, attempt)] * (what == "closed"), Resumed(2.0))
+            killed += what == "killed"
+        elif what == "new":
+            job, killed = run(job, *(StepDone(3.0, step, attempt) for step in range(job.step, job.furthest + 1))), 0
+        elif job.step < job.furthest:
+            job = run(job, StepDone(3.0, job.step, attempt))
+        if killed > MAX_RESTARTS:
+            assert job.error is not None
+            assert job.error.kind == "TooManyRestarts"
+            return
+        assert (job.status, job.restarts) == (Status.RUNNING, killed)
 
 
 @given(st.integers(1, 3), st.integers(0, 2), st.lists(any_event, max_size=30))

@@ -30,6 +30,7 @@ from scheduler.job.events import (
     Resumed,
     RunStep,
     SaveCheckpoint,
+    SetAside,
     Started,
     StepDone,
     StoreResult,
@@ -58,6 +59,7 @@ class JobLoop:
     """Runs one job to its end, or until `stop` or `gives_way` says so; `changed` is called after each report.
 
     A job that gives way does so between two calls, or within one that takes long, and leaves a checkpoint of what was done.
+    lost: whether it stops because what it ran on broke, perhaps by its own doing, and not because somebody wants it to.
     """
 
     def __init__(
@@ -69,11 +71,12 @@ class JobLoop:
         *,
         stop: Callable[[], bool] = lambda: False,
         gives_way: Callable[[], bool] = lambda: False,
+        lost: Callable[[], bool] = lambda: False,
         changed: Callable[[], None] = lambda: None,
         clock: Clock = time.time,
     ) -> None:
         self._store, self._values, self._make_pool, self._prepare = store, values, pool, prepare
-        self._stop, self._gives_way, self._changed, self._clock = stop, gives_way, changed, clock
+        self._stop, self._gives_way, self._lost, self._changed, self._clock = stop, gives_way, lost, changed, clock
         self._stays = False
         self._commands: deque[Command] = deque()
         self._beside: dict[str, bytes] = {}
@@ -94,7 +97,7 @@ class JobLoop:
             self._begin()
         except Interrupted:
             self._late()
-            return self._job
+            return self._left()
         except GraphError as error:
             return self._report(self._failed(task_error(error, runner), job.attempt))
         try:
@@ -106,7 +109,14 @@ class JobLoop:
                     break
         finally:
             self._session.release()
-        return self._job
+        return self._left()
+
+    def _left(self) -> Job:
+        """The job as it is when this loop has no more to do with it."""
+        if self._job.status.terminal or self._lost():
+            return self._job
+        reason = "the service closes" if self._stop() else "others go first"
+        return self._report(SetAside(self._clock(), self._job.attempt, reason))
 
     def _begin(self) -> None:
         spec, prepared = self._record.spec, self._prepare(self._record)

@@ -62,6 +62,17 @@ class Resumed(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class SetAside(Event):
+    """The runner left the job in good order, to be resumed: it is no sign that the job is what ends services."""
+
+    attempt: int
+    reason: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "reason", clip(self.reason, MAX_MESSAGE))
+
+
+@dataclass(frozen=True, slots=True)
 class Assembled(Event):
     """The job has workers, perhaps fewer than were asked for. `fingerprint` is of their kernels, which `kernels` describes."""
 
@@ -220,6 +231,7 @@ Command = RunStep | Restore | ReplaceWorker | SaveCheckpoint | StoreResult | Rel
 EVENTS: Mapping[str, type[Event]] = {
     "started": Started,
     "resumed": Resumed,
+    "set_aside": SetAside,
     "assembled": Assembled,
     "straggled": Straggled,
     "step_done": StepDone,

@@ -7,7 +7,8 @@ driver and raises `IllegalTransition` with the job's story.
 Invariants: a terminal status stays. `attempt` grows with every issue of work that replaces an earlier
 one, so reports of an older attempt are known as late. `failures` counts failures in a row and never
 passes `retries`; only a step that was never done before sets it back, so a job cannot fail for ever by
-going back to its checkpoint and doing old steps again. `step <= furthest <= steps`, and
+going back to its checkpoint and doing old steps again. `restarts` counts in the same way the runners that were lost
+with the job in hand; one that set it `aside` is not counted. `step <= furthest <= steps`, and
 `checkpoint.step <= furthest`, always before the last step, whose outputs a checkpoint does not have.
 """
 
@@ -34,6 +35,7 @@ from scheduler.job.events import (
     RunStep,
     SaveCheckpoint,
     Scalars,
+    SetAside,
     Started,
     StepDone,
     StoreResult,
@@ -103,6 +105,7 @@ class Job:
     failures: int = 0
     retried: int = 0
     restarts: int = 0
+    aside: bool = False
     workers_lost: int = 0
     stragglers: int = 0
     workers: int = 0
@@ -187,7 +190,7 @@ def _from_checkpoint(job: Job) -> Step:
     return job, (Restore(job.step, saved.blob if saved else None), _work(job), _publish(job))
 
 
-def _is_late(job: Job, event: StepDone | WorkerLost | TaskFailed | Finished) -> bool:
+def _is_late(job: Job, event: StepDone | WorkerLost | TaskFailed | Finished | SetAside) -> bool:
     if event.attempt > job.attempt:
         raise illegal(job, event, f"attempt {event.attempt} was never issued")
     return event.attempt < job.attempt
@@ -198,14 +201,21 @@ def _start(job: Job, event: Started) -> Step:
 
 
 def _resume(job: Job, event: Resumed) -> Step:
-    job = replace(job, attempt=job.attempt + 1, restarts=job.restarts + 1, runner=event.runner)
+    restarts = job.restarts + (not job.aside)
+    job = replace(job, attempt=job.attempt + 1, restarts=restarts, aside=False, runner=event.runner)
     if job.restarts > MAX_RESTARTS:
         message = (
-            f"the service was restarted {MAX_RESTARTS} times in a row and this job did not get on "
+            f"the service ended {job.restarts} times in a row without being closed and this job did not get on "
             f"(step {job.step} of {job.steps}); the job may be what ends it: look at its log and memory"
         )
         return _fail(job, event.time, JobError("TooManyRestarts", message))
     return _from_checkpoint(job)
+
+
+def _set_aside(job: Job, event: SetAside) -> Step:
+    if job.aside or _is_late(job, event):  # by a runner whose job another has taken up
+        return job, ()
+    return replace(job, aside=True), ()
 
 
 def _assembled(job: Job, event: Assembled) -> Step:
@@ -316,6 +326,7 @@ def _ignore(job: Job, event: Event) -> Step:
 
 Handler = Callable[[Job, Any], Step]
 _LATE = (
+    SetAside,
     Assembled,
     Straggled,
     StepDone,
@@ -332,6 +343,7 @@ TABLE: Mapping[tuple[Status, type[Event]], Handler] = {
     (Status.QUEUED, CancelRequested): _cancel,
     (Status.QUEUED, DeadlinePassed): _deadline,
     (Status.RUNNING, Resumed): _resume,
+    (Status.RUNNING, SetAside): _set_aside,
     (Status.RUNNING, Assembled): _assembled,
     (Status.RUNNING, Straggled): _straggled,
     (Status.RUNNING, StepDone): _step_done,
