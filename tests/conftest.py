@@ -1,11 +1,15 @@
-"""One Ray and one PostgreSQL for all tests that need them."""
+"""One Ray, one PostgreSQL and one browser for all tests that need them."""
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.postgres import Postgres, running
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 SLOW_MACHINES = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("exploring", SLOW_MACHINES)
@@ -35,3 +39,12 @@ def postgres() -> Iterator[Postgres]:
     """A PostgreSQL server; each test makes databases of its own."""
     with running() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator["Browser"]:
+    """One Chromium for all tests of the page."""
+    from tests.browser import started
+
+    with started() as found:
+        yield found

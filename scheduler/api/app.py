@@ -22,6 +22,7 @@ from scheduler.api import schemas
 from scheduler.api.auth import Caller, Door
 from scheduler.api.desk import Desk, plan_facts
 from scheduler.api.metrics import MEDIA_TYPE, Metrics
+from scheduler.api.pages.routes import pages
 from scheduler.api.problems import BadRequest, RequestRefused
 from scheduler.api.shell import Shell, add_handlers
 from scheduler.api.stream import Watch
@@ -69,6 +70,7 @@ def create_app(desk: Desk, *, close: Callable[[], None]) -> FastAPI:
     ):
         app.include_router(router, responses=PROBLEMS)
     app.include_router(_health(desk, door, watch, metrics))
+    app.include_router(pages(desk, door))
     return app
 
 

@@ -35,20 +35,24 @@ class Door:
         """A dependency of routes: who calls, if he has this scope."""
 
         def caller(request: Request, credentials: Credentials) -> Caller:
-            found = self._who(request, credentials)
-            if scope not in found.scopes:
-                raise Forbidden(f"this needs a token with scope {scope!r}; yours has {', '.join(found.scopes)}")
-            return found
+            return self.admit(scope, request, None if credentials is None else credentials.credentials)
 
         return caller
 
-    def _who(self, request: Request, credentials: HTTPAuthorizationCredentials | None) -> Caller:
+    def admit(self, scope: str, request: Request, text: str | None) -> Caller:
+        """Who calls with this token, if he has this scope."""
+        found = self._who(request, text)
+        if scope not in found.scopes:
+            raise Forbidden(f"this needs a token with scope {scope!r}; yours has {', '.join(found.scopes)}")
+        return found
+
+    def _who(self, request: Request, text: str | None) -> Caller:
         if not self._closed:
             self._closed = not self._access.is_open()
         if self._closed:
-            if credentials is None:
+            if text is None:
                 raise Unauthorized("this service needs a token; send it as `Authorization: Bearer ...`")
-            token = self._access.check(credentials.credentials, time.time())
+            token = self._access.check(text, time.time())
             return Caller(token.owner, token.scopes)
         # A page that a browser shows may point a name of its own at this machine.
         if not is_loopback(request.url.hostname or ""):

@@ -82,11 +82,11 @@ class Desk:
                     return record
         raise UnknownJob(f"you have no job {id[:100]!r}; look at the list of yours")
 
-    def jobs(self, owner: str, limit: int, before: str | None) -> list[Record]:
+    def jobs(self, owner: str, limit: int, before: str | None, status: str | None = None) -> list[Record]:
         """Jobs of this user, the latest first."""
         if before is not None and not _ID.fullmatch(before):
             raise UnknownJob(f"there is no job {before[:100]!r} before which others could be")
-        return self.service.store.jobs(limit, before, owner=owner)
+        return self.service.store.jobs(limit, before, owner=owner, status=status)
 
     def result(self, owner: str, id: str) -> Path | bytes:
         """The outputs of a job: a file, or bytes where they are few."""

@@ -206,13 +206,17 @@ class Store:
         with self.transaction() as connection:
             return _record(self._row(connection, _JOB, job))
 
-    def jobs(self, limit: int = 100, before: str | None = None, *, owner: str | None = None) -> list[Record]:
+    def jobs(
+        self, limit: int = 100, before: str | None = None, *, owner: str | None = None, status: str | None = None
+    ) -> list[Record]:
         """Jobs, the latest first; `before` is the last id of the page before."""
         query = select(jobs).order_by(jobs.c.id.desc()).limit(min(max(limit, 0), MAX_PAGE))
         if before is not None:
             query = query.where(jobs.c.id < before)
         if owner is not None:
             query = query.where(jobs.c.owner == owner)
+        if status is not None:
+            query = query.where(jobs.c.status == status)
         return self._records(query)
 
     def unfinished(self) -> list[Record]:
@@ -227,10 +231,13 @@ class Store:
         with self.transaction() as connection:
             return int(connection.execute(query).scalar_one())
 
-    def counts(self) -> dict[str, int]:
-        """How many jobs there are of each status."""
+    def counts(self, owner: str | None = None) -> dict[str, int]:
+        """How many jobs there are of each status, of everybody or of one user."""
+        query = select(jobs.c.status, func.count()).group_by(jobs.c.status)
+        if owner is not None:
+            query = query.where(jobs.c.owner == owner)
         with self.transaction() as connection:
-            rows = connection.execute(select(jobs.c.status, func.count()).group_by(jobs.c.status)).all()
+            rows = connection.execute(query).all()
         return {row[0]: row[1] for row in rows}
 
     def result(self, job: str) -> str | None:
