@@ -11,6 +11,7 @@ from graphir import control as control
 from graphir import draw as draw
 from graphir import linalg as linalg
 from graphir import nn as nn
+from graphir import numpy_api as numpy_api
 from graphir import optim as optim
 from graphir import random as random
 from graphir import text as text

@@ -294,14 +294,6 @@ def cumulative_prod(x: Any, /, axis: int | None = None, *, dtype: Any = None, in
     return _scan(scans.cumulative_prod, x, axis, dtype, 1, include_initial)
 
 
-def _cumsum(x: Any, axis: int | None = None, dtype: Any = None) -> Expr:
-    return cumulative_sum(x if axis is not None else reshape(x, (-1,)), axis, dtype=dtype)
-
-
-def _cumprod(x: Any, axis: int | None = None, dtype: Any = None) -> Expr:
-    return cumulative_prod(x if axis is not None else reshape(x, (-1,)), axis, dtype=dtype)
-
-
 # ---- order ----
 
 
@@ -344,16 +336,6 @@ def searchsorted(x1: Any, x2: Any, /, side: str = "left", sorter: Any = None) ->
     return Expr(ordering.searchsorted(ordered.node, values.node, side=side))
 
 
-def _numpy_sort(x: Any, axis: int | None = -1, kind: Any = None, *, stable: bool | None = None) -> Expr:
-    """numpy's signature; every kind is served by the stable one."""
-    return sort(x, axis)
-
-
-def _numpy_argsort(x: Any, axis: int | None = -1, kind: Any = None, *, stable: bool | None = None) -> Expr:
-    """numpy's signature; every kind is served by the stable one."""
-    return argsort(x, axis)
-
-
 # ---- comparison ----
 
 
@@ -379,6 +361,4 @@ FUNCTIONS |= {
         cumulative_prod, searchsorted, isclose, allclose, real, imag,
     )
 }  # fmt: skip
-FUNCTIONS |= {
-    "conjugate": conj, "cumsum": _cumsum, "cumprod": _cumprod, "sort": _numpy_sort, "argsort": _numpy_argsort,
-}  # fmt: skip
+FUNCTIONS["conjugate"] = conj

@@ -1,17 +1,21 @@
 """Expr, the user's face of a node: operators, promotion, explicit broadcasts and casts, numpy dispatch.
 
 An Expr holds one node and nothing else. Operators follow the Array API standard (2024.12), so `==` compares
-elementwise; nodes below compare by identity. Functions live in `graphir.array`, which fills `FUNCTIONS`; methods
-and numpy's own functions called on an expression go through that table.
+elementwise; nodes below compare by identity. numpy's own functions called on an expression go through the tables
+of `graphir.methods`.
 """
 
 from collections.abc import Callable, Iterator
+from difflib import get_close_matches
 from typing import Any, TypeAlias, final
 
 import numpy as np
 
 from graphir.errors import DTypeError, GraphError, ShapeError
 from graphir.literal import Literal
+from graphir.methods import FUNCTIONS as FUNCTIONS
+from graphir.methods import NUMPY as NUMPY
+from graphir.methods import Methods
 from graphir.node import Node, Op, describe_call
 from graphir.ops import arithmetic, contraction, layout, select, transcendental
 from graphir.ops.sources import constant as constant_op
@@ -30,12 +34,9 @@ from graphir.types import (
 
 Operand: TypeAlias = "Expr | bool | int | float | np.generic | np.ndarray[Any, Any] | list[Any]"
 
-FUNCTIONS: dict[str, Callable[..., Any]] = {}
-"""The functions of `graphir.array` by the Array API's (or numpy's) name."""
-
 
 @final
-class Expr:
+class Expr(Methods):
     """A symbolic array. Made by `gi.input`, `gi.constant` and operations on other expressions."""
 
     __slots__ = ("node",)
@@ -122,7 +123,8 @@ class Expr:
 
     @located
     def __array_function__(self, func: Callable[..., Any], types: Any, args: Any, kwargs: Any) -> Any:
-        return _from_numpy(func.__name__, args, kwargs)
+        place = "linalg." if func.__module__ == "numpy.linalg" else ""
+        return _from_numpy(place + func.__name__, args, kwargs)
 
     # ---- operators ----
 
@@ -227,32 +229,6 @@ class Expr:
     def __rshift__(self, other: Operand) -> "Expr":
         return binary(select.bitwise_right_shift, self, other)
 
-    # ---- methods, as arrays have them ----
-
-    def astype(self, dtype: Any) -> "Expr":
-        """The value in another dtype."""
-        return FUNCTIONS["astype"](self, dtype)  # type: ignore[no-any-return]
-
-    def reshape(self, *shape: Any) -> "Expr":
-        """The same elements under another shape; one entry may be -1."""
-        return FUNCTIONS["reshape"](self, shape[0] if len(shape) == 1 else shape)  # type: ignore[no-any-return]
-
-    def sum(self, axis: Any = None, *, keepdims: bool = False) -> "Expr":
-        """The sum over axes."""
-        return FUNCTIONS["sum"](self, axis=axis, keepdims=keepdims)  # type: ignore[no-any-return]
-
-    def mean(self, axis: Any = None, *, keepdims: bool = False) -> "Expr":
-        """The mean over axes."""
-        return FUNCTIONS["mean"](self, axis=axis, keepdims=keepdims)  # type: ignore[no-any-return]
-
-    def max(self, axis: Any = None, *, keepdims: bool = False) -> "Expr":
-        """The largest element over axes."""
-        return FUNCTIONS["max"](self, axis=axis, keepdims=keepdims)  # type: ignore[no-any-return]
-
-    def min(self, axis: Any = None, *, keepdims: bool = False) -> "Expr":
-        """The smallest element over axes."""
-        return FUNCTIONS["min"](self, axis=axis, keepdims=keepdims)  # type: ignore[no-any-return]
-
 
 def _no_number(expr: Expr, what: str, instead: str) -> DTypeError:
     return DTypeError(f"{expr!r} is symbolic and has no {what.removeprefix('a ').removeprefix('an ')}; use {instead}")
@@ -268,9 +244,14 @@ _NUMPY_NAMES = {
 
 
 def _from_numpy(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    function = FUNCTIONS.get(_NUMPY_NAMES.get(name, name))
+    short = name.removeprefix("linalg.")
+    function = NUMPY.get(name) or FUNCTIONS.get(_NUMPY_NAMES.get(short, short))
     if function is None:
-        raise GraphError(f"np.{name} is not available on expressions; compose it from the functions of graphir")
+        near = get_close_matches(short, [*FUNCTIONS, *NUMPY], n=2, cutoff=0.75)
+        instead = f"; is {' or '.join(near)} what you need?" if near else ""
+        raise GraphError(
+            f"np.{name} is not available on expressions; compose it from the functions of graphir{instead}"
+        )
     defaults = {"dtype": None, "out": None, "initial": np._NoValue, "where": np._NoValue}
     kept = {
         k: v for k, v in kwargs.items() if not (k in defaults and (v is defaults[k] or (k == "where" and v is True)))

@@ -21,6 +21,7 @@ def matmul(x1: Any, x2: Any, /) -> Expr:
     left, right = match_dtypes(as_expr(x1), as_expr(x2), keep_bool=False)
     if left.ndim == 0 or right.ndim == 0:
         raise ShapeError(f"cannot multiply {left.node.type} and {right.node.type}: use * for scalars")
+    contraction.need_contraction(left.node.type, right.node.type)
     if left.ndim == 1:
         return _drop(matmul(_insert(left, 0), right), -2 if right.ndim > 1 else 0)
     if right.ndim == 1:

@@ -283,3 +283,8 @@ def test_length_and_iteration() -> None:
 def test_expressions_are_not_hashable() -> None:
     with pytest.raises(TypeError, match="unhashable"):
         hash(gi.input("x"))
+
+
+def test_a_product_that_does_not_fit_names_the_types_as_they_were_written() -> None:
+    with pytest.raises(gi.ShapeError, match=r"float64\[2, 3\] and float64\[4\]: the left has 3 columns"):
+        gi.input("x", (2, 3)) @ gi.input("y", (4,))

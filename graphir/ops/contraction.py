@@ -13,17 +13,23 @@ from graphir.ops.rules import NUMBERS, letters, need_kind
 from graphir.types import TensorType
 
 
+def need_contraction(x: TensorType, y: TensorType) -> None:
+    """ShapeError unless the last axis of x and the rows of y, a matrix or a vector, agree."""
+    rows = y.shape[max(y.rank - 2, 0)]
+    if x.shape[-1] != rows:
+        raise ShapeError(
+            f"cannot multiply {x} and {y}: the left has {x.shape[-1]} columns and the right {rows} rows; "
+            "transpose or reshape one of them"
+        )
+
+
 def _infer_matmul(x: TensorType, y: TensorType) -> TensorType:
     need_kind(x, NUMBERS)
     if x.dtype != y.dtype:
         raise DTypeError(f"dtypes differ: {x} and {y}; cast one of them")
     if x.rank < 2 or x.rank != y.rank or x.shape[:-2] != y.shape[:-2]:
         raise ShapeError(f"cannot multiply {x} and {y}: both need two matrix axes and equal leading axes")
-    if x.shape[-1] != y.shape[-2]:
-        raise ShapeError(
-            f"cannot multiply {x} and {y}: the left has {x.shape[-1]} columns and the right {y.shape[-2]} rows; "
-            "transpose or reshape one of them"
-        )
+    need_contraction(x, y)
     return x.with_shape((*x.shape[:-1], y.shape[-1]))
 
 
