@@ -2,13 +2,15 @@
 
 Iterations of ours are timed by the events of a job of many steps, without its first ones; the random graph is another one
 in each round, so that nobody has seen it, and its construction counts for all; the tiny job has other values each time.
+`python -m benchmarks.distributed logistic network` measures the jobs with these words in their names alone.
 """
 
 import os
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,7 +19,7 @@ import ray
 import graphir as gi
 from benchmarks import jobs, peers
 from benchmarks.jobs import CASES, CHUNKS, LARGE, TASKS, Arrays
-from benchmarks.peers import Peer, timed
+from benchmarks.peer import Peer, timed
 
 ROUNDS = 4
 GRAPH, LARGE_SUM, TINY_JOB, NOTHING = (
@@ -104,27 +106,39 @@ class Ours(Peer):
         self.client.close()
 
 
-def measure() -> tuple[dict[str, Row], list[str]]:
-    """For each job the median seconds of each participant, and the peers that are missing."""
+def measure(only: Sequence[str] = ()) -> tuple[dict[str, Row], list[str]]:
+    """For each job the median seconds of each participant, and the peers that are missing; `only`: words of jobs' names."""
     os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112  # by default Ray's workers yield to all others of the machine
     ray.init(address="local", num_cpus=6, include_dashboard=False, log_to_driver=False, logging_level="error")
     there, missing = peers.present()
     there.append(Ours())
     rows: dict[str, Row] = {}
     try:
-        for case in CASES:
-            for peer in there:
-                peer.load(case)
-            rows[case] = _rounds(case, there, lambda peer, turn, case=case: peer.iteration(case))
-        rows[TINY_JOB] = _rounds(TINY_JOB, there, lambda peer, turn: peer.tiny(), inner=40)
-        rows[LARGE_SUM] = _rounds(LARGE_SUM, there, lambda peer, turn: peer.large())
-        rows[GRAPH] = _rounds(GRAPH, there, lambda peer, turn: peer.graph(turn), rounds=3, warm=0)
-        rows[NOTHING] = _rounds(NOTHING, there, lambda peer, turn: peer.tasks(), rounds=2, warm=0)
+        for name, sampled in _jobs(there).items():
+            if not only or any(word in name for word in only):
+                rows[name] = sampled()
     finally:
         for peer in there:
             peer.stop()
         ray.shutdown()
     return rows, missing
+
+
+def _jobs(there: list[Peer]) -> dict[str, Callable[[], Row]]:
+    """What measures each job, by its name."""
+
+    def descent(case: str) -> Row:
+        for peer in there:
+            peer.load(case)
+        return _rounds(case, there, lambda peer, turn: peer.iteration(case))
+
+    return {
+        **{case: partial(descent, case) for case in CASES},
+        TINY_JOB: lambda: _rounds(TINY_JOB, there, lambda peer, turn: peer.tiny(), inner=40),
+        LARGE_SUM: lambda: _rounds(LARGE_SUM, there, lambda peer, turn: peer.large()),
+        GRAPH: lambda: _rounds(GRAPH, there, lambda peer, turn: peer.graph(turn), rounds=3, warm=0),
+        NOTHING: lambda: _rounds(NOTHING, there, lambda peer, turn: peer.tasks(), rounds=2, warm=0),
+    }
 
 
 def _rounds(
@@ -176,4 +190,4 @@ def _ratio(ours: float | None, other: float | None) -> str:
 
 
 if __name__ == "__main__":
-    print(table(*measure()))
+    print(table(*measure(sys.argv[1:])))

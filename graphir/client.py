@@ -183,29 +183,13 @@ class Client:
         self.service.close()
 
     def submit(
-        self,
-        graph: Graph,
-        feeds: Mapping[str, Any],
-        *,
-        fetch: Sequence[str] | None = None,
-        cut: Sequence[str] | None = None,
-        chunk: Mapping[str, int] | None = None,
-        carry: Mapping[str, str] | None = None,
-        steps: int = 1,
-        epochs: int | None = None,
-        batch: int | Mapping[str, int] | None = None,
-        shuffle: int | bool = True,
-        parts: int = 1,
-        checkpoint_every: int | None = None,
-        backend: str = "numpy",
-        reproducible: bool = True,
-        check_finite: bool = False,
-        deadline: float | None = None,
-        retries: int = 3,
-        priority: int = 0,
-        name: str | None = None,
-        key: str | None = None,
-    ) -> Job:
+        self, graph: Graph, feeds: Mapping[str, Any], *, fetch: Sequence[str] | None = None,
+        cut: Sequence[str] | None = None, chunk: Mapping[str, int] | None = None, carry: Mapping[str, str] | None = None,
+        steps: int = 1, epochs: int | None = None, batch: int | Mapping[str, int] | None = None, shuffle: int | bool = True,
+        parts: int = 1, checkpoint_every: int | None = None, backend: str = "numpy", reproducible: bool = True,
+        check_finite: bool = False, deadline: float | None = None, retries: int = 3, priority: int = 0,
+        name: str | None = None, key: str | None = None,
+    ) -> Job:  # fmt: skip
         """Send a job; what is wrong with graph, feeds or options is raised here, and QueueFull while too many jobs wait.
 
         batch: rows of a named dimension that each step takes, such as {"n": 256} (a number if only one dimension is named);

@@ -101,16 +101,12 @@ def siblings(nodes: Iterable[Node]) -> dict[Node, tuple[Node, ...]]:
 
 
 @dataclass(frozen=True)
-class Columns:
-    """nodes: the rows. kinds: each once; codes: the number of each node's kind. index: the position of each node.
+class Links:
+    """Who reads whom. sources: the numbers of all inputs, node after node; counts: how many inputs each node has.
 
-    sources: the positions of all inputs, node after node; counts: how many inputs each node has. None of the arrays may be changed.
+    None of the arrays may be changed.
     """
 
-    nodes: Sequence[Node]
-    index: dict[Node, int]
-    kinds: tuple[Kind, ...]
-    codes: Column
     sources: Column
     counts: Column
 
@@ -122,14 +118,35 @@ class Columns:
     @cached_property
     def readers(self) -> Column:
         """For each entry of `sources` the position of the node that reads it."""
-        return np.repeat(np.arange(len(self.nodes)), self.counts)
+        return np.repeat(np.arange(len(self.counts)), self.counts)
 
     @cached_property
     def last(self) -> Column:
         """The position of the last node that reads each node; -1 where nobody does."""
-        last = np.full(len(self.nodes), -1)
+        last = np.full(len(self.counts), -1)
         np.maximum.at(last, self.sources, self.readers)
         return last
+
+    @cached_property
+    def users(self) -> "Links":
+        """The same turned round: who reads each node, in order."""
+        order = np.argsort(self.sources, kind="stable")
+        return Links(self.readers[order], np.bincount(self.sources, minlength=len(self.counts)))
+
+
+@dataclass(frozen=True)
+class Columns(Links):
+    """nodes: the rows. kinds: each once; codes: the number of each node's kind. index: the position of each node."""
+
+    nodes: Sequence[Node]
+    index: dict[Node, int]
+    kinds: tuple[Kind, ...]
+    codes: Column
+
+    @cached_property
+    def examples(self) -> tuple[Node, ...]:
+        """The first node of each kind."""
+        return tuple([self.nodes[k] for k in np.unique(self.codes, return_index=True)[1].tolist()])
 
     @cached_property
     def ordered(self) -> bool:
@@ -165,4 +182,4 @@ def columns(nodes: Sequence[Node]) -> Columns:
     counts = np.fromiter(map(len, map(inputs_of, nodes)), np.int64, count)
     flat = chain.from_iterable(map(inputs_of, nodes))
     sources = np.fromiter(map(index.__getitem__, flat), np.int64, int(counts.sum()))
-    return Columns(nodes, index, tuple(kinds), codes, sources, counts)
+    return Columns(sources, counts, nodes, index, tuple(kinds), codes)

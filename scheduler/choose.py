@@ -65,7 +65,7 @@ class _Candidate:
     def bytes(self) -> int:
         """What a worker holds at most."""
         ranks = ranks_for(self.plan, BESIDE)
-        return peak_bytes(self.plan, place(self.plan, ranks, {}, list(self.plan.outputs)), ranks, {})
+        return peak_bytes(self.plan, place(self.plan, ranks, {}, list(self.plan.outputs), imagined=True), ranks, {})
 
     @property
     def fits(self) -> bool:

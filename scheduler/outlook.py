@@ -18,7 +18,7 @@ def with_outlook(
 ) -> Plan:
     """The plan, whose text also says what is expected of one iteration on so many workers of so many machines."""
     ranks = ranks_for(plan, workers)
-    work = place(plan, ranks, carry, list(plan.outputs))
+    work = place(plan, ranks, carry, list(plan.outputs), imagined=True)
     cores = rates.cores if isinstance(rates, Measured) else 1
     forecast = simulate(plan, Cluster(ranks, rates, hosts=min(hosts, ranks), cores=cores), carry)
     everywhere = sum(step.at == EVERYWHERE for step in work.steps)

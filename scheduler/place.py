@@ -25,9 +25,12 @@ def ranks_for(plan: Plan, workers: int) -> int:
     return max(1, min(workers, max(mapped, *beside.values(), 1)))
 
 
-def place(plan: Plan, ranks: int, carry: Mapping[str, str], wanted: Collection[str]) -> Work:
-    """The placed plan. carry: the output that feeds each input of the next iteration; wanted: outputs to keep."""
-    work = _unplaced(plan, carry, wanted)
+def place(plan: Plan, ranks: int, carry: Mapping[str, str], wanted: Collection[str], *, imagined: bool = False) -> Work:
+    """The placed plan. carry: the output that feeds each input of the next iteration; wanted: outputs to keep.
+
+    imagined: nobody will run it, so its programs need no digests, which take long for large ones.
+    """
+    work = _unplaced(plan, carry, wanted, imagined)
     if ranks == 1:
         return work
     at = _spread(plan, ranks)
@@ -40,11 +43,11 @@ def place(plan: Plan, ranks: int, carry: Mapping[str, str], wanted: Collection[s
     return work
 
 
-def _unplaced(plan: Plan, carry: Mapping[str, str], wanted: Collection[str]) -> Work:
+def _unplaced(plan: Plan, carry: Mapping[str, str], wanted: Collection[str], imagined: bool) -> Work:
     steps = tuple(
         StepWork(
             s.kind,
-            s.program.digest,
+            "" if imagined else s.program.digest,
             tuple(ReadWork(r.input, r.value, r.slices) for r in s.reads),
             s.writes,
             s.over,
@@ -81,9 +84,9 @@ def _by_all(plan: Plan, work: Work, number: int, ranks: int) -> bool:
         exchanged = (ranks - 1) * (MESSAGE_SECONDS / 4 + out / BYTES_A_SECOND) + MESSAGE_SECONDS
         passed = 2 * rounds * (MESSAGE_SECONDS + out / BYTES_A_SECOND)
         return exchanged <= passed
-    if program_seconds(
-        plan.steps[number].program.nodes, plan.sizes
-    ) > 2 * MESSAGE_SECONDS + out / BYTES_A_SECOND and _beside(plan, number):
+    if program_seconds(plan.steps[number].program, plan.sizes) > 2 * MESSAGE_SECONDS + out / BYTES_A_SECOND and _beside(
+        plan, number
+    ):
         return False
     read = sum(_bytes(plan, plan.values[value]) for value in {read.value for read in step.reads} if value in made)
     return read <= 4 * out
@@ -110,7 +113,7 @@ def _spread(plan: Plan, ranks: int) -> list[int]:
         if step.kind != "single" or singles[step.stage] == 1:
             at.append(0)
             continue
-        seconds = program_seconds(step.program.nodes, plan.sizes)
+        seconds = program_seconds(step.program, plan.sizes)
         starts = [
             max(busy[rank], *(_arrival(plan, ready, r.value, rank) for r in step.reads), 0.0) for rank in range(ranks)
         ]

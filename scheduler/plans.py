@@ -48,7 +48,7 @@ class Plans:
 
 def _worth_while(graph: Graph, sizes: Mapping[str, int], batch: Minibatch) -> dict[str, int] | None:
     """Fewer chunks than by default for a batch that is little work: a function of the graph and the sizes alone."""
-    chunks = int(program_seconds(graph.nodes, sizes) / CHUNK_SECONDS)
+    chunks = int(program_seconds(graph, sizes) / CHUNK_SECONDS)
     return {batch.dim: -(-batch.size // max(1, chunks))} if chunks < CHUNKS else None
 
 

@@ -62,7 +62,7 @@ class Cluster:
     def seconds(self, program: Graph, sizes: Mapping[str, int], tasks: int) -> float:
         """One run of a program on a rank that performs `tasks` of them an iteration."""
         if isinstance(self.rates, Rates):
-            return program_seconds(program.nodes, sizes, self.rates)
+            return program_seconds(program, sizes, self.rates)
         busy = min(self.cores, ceil(self.ranks / self.hosts)) if self.hosts else self.rates.workers
         return measured.program_seconds(program, sizes, self.rates, busy, tasks)
 
@@ -87,7 +87,7 @@ class Forecast:
 def simulate(plan: Plan, cluster: Cluster, carry: Mapping[str, str]) -> Forecast:
     """The forecast of one iteration of a plan; `carry` as in a job."""
     wanted = list(plan.outputs)
-    work = place(plan, cluster.ranks, carry, wanted)
+    work = place(plan, cluster.ranks, carry, wanted, imagined=True)
     clocks = _Clocks(plan, Route(work, cluster.ranks), cluster)
     for step, placed in zip(plan.steps, work.steps, strict=True):
         clocks.perform(step, placed)

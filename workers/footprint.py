@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from math import prod
 
+import numpy as np
+
 from graphir.graph import Graph
 from graphir.node import Node
 from graphir.partition.cost import value_bytes
@@ -17,10 +19,12 @@ def peak_bytes(graph: Graph, sizes: Mapping[str, int]) -> tuple[int, Node]:
     Values are freed at their last use; what a fused group reads and gives is there until its end. Views count as nothing, and
     so do inputs, which the caller holds.
     """
+    if not has_large_values(graph, sizes):
+        return _peak_of_nodes(graph, sizes)
     known: dict[TensorType, int] = {}
     live = highest = 0
     at = graph.nodes[0]
-    items = schedule(graph) if has_large_values(graph, sizes) else graph.nodes
+    items = schedule(graph)
     freed = _freed(items, graph)
     for position, item in enumerate(items):
         inside = 0
@@ -37,8 +41,21 @@ def peak_bytes(graph: Graph, sizes: Mapping[str, int]) -> tuple[int, Node]:
 
 def has_large_values(graph: Graph, sizes: Mapping[str, int]) -> bool:
     """Whether fused groups would be cut into blocks; to find groups takes longer than small values need."""
-    types = {node.type for node in graph.nodes}
+    types = {kind.type for kind in graph.columns.kinds}
     return any(worth_blocks(prod(type_.bind(sizes)), type_.dtype.itemsize) for type_ in types)
+
+
+def _peak_of_nodes(graph: Graph, sizes: Mapping[str, int]) -> tuple[int, Node]:
+    """The same where nodes are evaluated one by one, on columns."""
+    table, known = graph.columns, dict[TensorType, int]()
+    made = table.by_kind([_bytes(node, sizes, known) for node in table.examples], np.int64)
+    read = table.last >= 0
+    read[[table.index[node] for node in graph.outputs.values()]] = False
+    freed = np.zeros(len(graph), np.int64)
+    np.add.at(freed, table.last[read], made[read])
+    live = np.cumsum(made) - np.concatenate([[0], np.cumsum(freed)[:-1]])
+    at = len(live) - 1 - int(live[::-1].argmax())
+    return int(live[at]), graph.nodes[at]
 
 
 def _freed(items: Sequence[Item], graph: Graph) -> dict[int, list[Node]]:

@@ -3,13 +3,18 @@
 The default rates are those of one core of a current server; predictions are as good as the rates.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 
+import numpy as np
+from numpy.typing import NDArray
+
 from graphir.cost import node_operations
+from graphir.graph import Graph
 from graphir.node import Kind, Node
 from graphir.types import TensorType
+from graphir.walk import Column, Columns
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +44,20 @@ class Estimate:
         self._seconds: dict[Kind, float] = {}
         self._bytes: dict[TensorType, int] = {}
 
+    def columns(self, table: Columns) -> tuple[NDArray[np.float64], Column]:
+        """The seconds that each node takes and the bytes that its value has."""
+        each, bytes_ = self._each(table), [self._type_bytes(kind.type) for kind in table.kinds]
+        return table.by_kind(each, np.float64), table.by_kind(bytes_, np.int64)
+
+    def total(self, table: Columns) -> float:
+        """The seconds of all nodes."""
+        numbers = np.bincount(table.codes, minlength=len(table.kinds)).tolist()
+        return float(sum(number * seconds for number, seconds in zip(numbers, self._each(table), strict=True)))
+
+    def _each(self, table: Columns) -> list[float]:
+        """The seconds of a node of each kind."""
+        return list(map(self.seconds, table.examples))
+
     def seconds(self, node: Node) -> float:
         """One evaluation of a node; views and leaves cost next to nothing."""
         if node.op.cheap or not node.inputs:
@@ -51,13 +70,16 @@ class Estimate:
 
     def bytes(self, node: Node) -> int:
         """The bytes of a node's value."""
-        known = self._bytes.get(node.type)
+        return self._type_bytes(node.type)
+
+    def _type_bytes(self, type_: TensorType) -> int:
+        known = self._bytes.get(type_)
         if known is None:
-            known = self._bytes[node.type] = value_bytes(node.type, self.sizes)
+            known = self._bytes[type_] = value_bytes(type_, self.sizes)
         return known
 
     def _worked_out(self, node: Node) -> float:
-        moved = sum(map(self.bytes, (*node.inputs, node)))
+        moved = sum(self._type_bytes(each.type) for each in (*node.inputs, node))
         speed = self.rates.other
         rule = node.op.axis_rule(tuple(i.type for i in node.inputs), node.attrs)
         if rule is not None and rule.combine == "sum" and len(rule.inputs) > 1:
@@ -65,9 +87,9 @@ class Estimate:
         return self.rates.node + max(node_operations(node, self.sizes) / speed, moved / self.rates.memory)
 
 
-def program_seconds(nodes: Iterable[Node], sizes: Mapping[str, int], rates: Rates = DEFAULT) -> float:
+def program_seconds(program: Graph, sizes: Mapping[str, int], rates: Rates = DEFAULT) -> float:
     """An estimate of one run of a program."""
-    return sum(map(Estimate(sizes, rates).seconds, nodes))
+    return Estimate(sizes, rates).total(program.columns)
 
 
 def value_bytes(type_: TensorType, sizes: Mapping[str, int]) -> int:

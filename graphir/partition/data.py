@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 from graphir import dims
 from graphir.errors import PlanError
 from graphir.graph import Graph
-from graphir.node import Node, made_by
+from graphir.node import Node, made_by, make
 from graphir.ops import arithmetic, select, transcendental
 from graphir.ops.sources import input_
 from graphir.origin import Origin
-from graphir.partition.placement import Placement, lower, place, resized
+from graphir.partition.placement import Placement, all_beside, lower, place, resized
 from graphir.partition.plan import Along, Kind, Plan, Read, Step, Value
 from graphir.types import TensorType
 
@@ -137,11 +137,13 @@ class _Builder:
         return dims.rename(size, {self.cut: dims.local(self.cut)})
 
     def build(self) -> tuple[tuple[Step, ...], dict[str, Value]]:
-        for node in self.graph.nodes:
+        for node, beside in zip(self.graph.nodes, all_beside(self.graph, self.placed), strict=True):
             p = self.placed[node]
-            if node.op.name == "input" or p.free:
-                continue
-            self._compute(node, p)
+            if beside:
+                images = self._program(p.stage, "map").images
+                images[node] = make(node.op, tuple([images[i] for i in node.inputs]), node.attrs, node.raw_origin)
+            elif node.op.name != "input" and not p.free:
+                self._compute(node, p)
         for node in self.graph.outputs.values():
             self.whole_or_shard(node)
         return self._steps(), self.values
@@ -293,8 +295,8 @@ class _Builder:
         program = self.programs.get((stage, "map"))
         if program is None:
             return []
-        wanted = set(self.wanted.values())
-        outputs = {self._name(n): image for n, image in program.images.items() if n in wanted and self._is_wanted(n)}
+        wanted = [n for n in sorted(set(self.wanted.values()), key=self.index.__getitem__) if n in program.images]
+        outputs = {self._name(n): program.images[n] for n in wanted if self._is_wanted(n)}
         return [self._step(program, outputs)] if outputs else []
 
     def _is_wanted(self, node: Node) -> bool:

@@ -5,7 +5,9 @@ step like any other, and the parts of a step are in an order in which each reads
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
+
+import numpy as np
 
 from graphir import walk
 from graphir.graph import Graph
@@ -13,9 +15,11 @@ from graphir.node import Node, made_by
 from graphir.ops.sources import input_
 from graphir.origin import Origin
 from graphir.partition.cost import Estimate
-from graphir.partition.dag import PART_SECONDS, Weights, consumers, split
+from graphir.partition.dag import PART_SECONDS, split
 from graphir.partition.data import mark_of
+from graphir.partition.flow import Flow, distinct
 from graphir.partition.plan import Plan, Read, Step, Value
+from graphir.walk import Column
 
 
 def divide(plan: Plan) -> Plan:
@@ -23,73 +27,88 @@ def divide(plan: Plan) -> Plan:
     steps: list[Step] = []
     values, notes = dict(plan.values), list(plan.notes)
     for step in plan.steps:
-        parts = _parts(plan, step) if step.kind == "single" else []
-        if len(parts) < 2:
+        parts = parts_of(step.program, plan.sizes) if step.kind == "single" else None
+        if parts is None:
             steps.append(step)
             continue
         with made_by(Origin("pass", of="partition")):
             steps += _Division(plan, step, parts, values).steps()
-        notes.append(f"a single step of stage {step.stage} is divided into {len(parts)} parts: {_sizes(parts)} nodes")
+        notes.append(f"a single step of stage {step.stage} is divided into {parts.count} parts: {parts.sizes()} nodes")
     return replace(plan, steps=tuple(steps), values=values, notes=tuple(notes))
 
 
-def weights(sizes: Mapping[str, int]) -> Weights:
-    """Estimates of a node's seconds and bytes."""
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """part: of each node of the program that computes something, -1 for leaves and views; sent: whose value another part reads."""
+
+    part: Column
+    sent: Column
+
+    @property
+    def count(self) -> int:
+        """How many parts there are."""
+        return int(self.part.max()) + 1
+
+    def sizes(self) -> str:
+        """How many nodes compute something in each, in words."""
+        numbers = np.bincount(self.part[self.part >= 0]).tolist()
+        return ", ".join(map(str, numbers[:8])) + (", ..." if len(numbers) > 8 else "")
+
+
+def parts_of(program: Graph, sizes: Mapping[str, int]) -> Parts | None:
+    """The program in parts; None if there is too little work for two, or nothing ends earlier."""
     estimate = Estimate(sizes)
-    return Weights(estimate.seconds, estimate.bytes)
+    if estimate.total(program.columns) < 2 * PART_SECONDS:
+        return None
+    nodes, flow = contracted(program, estimate)
+    if flow.total < 2 * PART_SECONDS:
+        return None
+    part = _with_siblings(split(flow), nodes, program)
+    if not part.any():
+        return None
+    found = np.full(len(program), -1)
+    found[nodes] = part
+    crosses = part[flow.sources] != part[flow.readers]
+    return Parts(found, nodes[distinct(flow.sources[crosses])])
 
 
-def _sizes(parts: list[list[Node]]) -> str:
-    return ", ".join(str(len(part)) for part in parts[:8]) + (", ..." if len(parts) > 8 else "")
+def contracted(program: Graph, estimate: Estimate) -> tuple[Column, Flow]:
+    """The places of the nodes that compute something, and for each those of its kind that it reads, directly or through views."""
+    table = program.columns
+    seconds, bytes_ = estimate.columns(table)
+    view = table.by_kind([kind.op.cheap and len(kind.types) == 1 for kind in table.kinds], bool)
+    computes = (table.counts > 0) & ~view
+    base = np.arange(len(program))
+    base[view] = table.sources[table.starts[:-1][view]]
+    while (further := base[base]).tobytes() != base.tobytes():  # views of views, twice as far each time
+        base = further
+    sources, readers = base[table.sources], base[table.readers]
+    read = computes[sources] & computes[table.readers]
+    nodes, number = computes.nonzero()[0], np.cumsum(computes) - 1
+    pairs = distinct(number[readers[read]] * len(nodes) + number[sources[read]])
+    readers, sources = np.divmod(pairs, max(1, len(nodes)))
+    return nodes, Flow(sources, np.bincount(readers, minlength=len(nodes)), seconds[nodes], bytes_[nodes])
 
 
-def _parts(plan: Plan, step: Step) -> list[list[Node]]:
-    """The nodes of a step that compute something, in parts; no parts if there is too little work."""
-    estimate = weights(plan.sizes)
-    if sum(map(estimate.seconds, step.program.nodes)) < 2 * PART_SECONDS:
-        return []
-    inputs = contracted(step.program)
-    if sum(estimate.seconds(node) for node in inputs) < 2 * PART_SECONDS:
-        return []
-    return _with_siblings(split(inputs, estimate), inputs, walk.siblings(list(inputs)))
-
-
-def contracted(program: Graph) -> dict[Node, tuple[Node, ...]]:
-    """For each node that computes something, those of its kind that it reads, directly or through views."""
-    behind: dict[Node, tuple[Node, ...]] = {}
-    found: dict[Node, tuple[Node, ...]] = {}
-    for node in program.nodes:
-        sources = tuple(dict.fromkeys([base for i in node.inputs for base in behind[i]]))
-        if node.op.cheap or not node.inputs:
-            behind[node] = sources
-        else:
-            found[node] = sources
-            behind[node] = (node,)
-    return found
-
-
-def _with_siblings(
-    parts: list[list[Node]], inputs: Mapping[Node, tuple[Node, ...]], groups: Mapping[Node, tuple[Node, ...]]
-) -> list[list[Node]]:
-    """Outputs of one application go to the part of the first of them."""
-    where = {node: number for number, part in enumerate(parts) for node in part}
-    for group in groups.values():
-        where |= dict.fromkeys(group, min(where[node] for node in group))
-    found: list[list[Node]] = [[] for _ in parts]
-    for node in inputs:
-        found[where[node]].append(node)
-    return [part for part in found if part]
+def _with_siblings(part: Column, nodes: Column, program: Graph) -> Column:
+    """Outputs of one application go to the part of the first of them; parts are numbered anew."""
+    if any(kind.op.joint is not None for kind in program.columns.kinds):
+        number = {program.nodes[place]: k for k, place in enumerate(nodes.tolist())}
+        for group in walk.siblings(number).values():
+            places = [number[node] for node in group]
+            part[places] = part[places].min()
+    return np.unique(part, return_inverse=True)[1]
 
 
 class _Division:
     """One step while it is divided; `values` gets the values that go from part to part."""
 
-    def __init__(self, plan: Plan, step: Step, parts: list[list[Node]], values: dict[str, Value]) -> None:
-        self.plan, self.step, self.parts, self.values = plan, step, parts, values
-        self.where = {node: number for number, part in enumerate(parts) for node in part}
+    def __init__(self, plan: Plan, step: Step, parts: Parts, values: dict[str, Value]) -> None:
+        self.plan, self.step, self.count, self.values = plan, step, parts.count, values
+        pairs = zip(step.program.nodes, parts.part.tolist(), strict=True)
+        self.where = {node: number for node, number in pairs if number >= 0}
         self.reads = {read.input: read for read in step.reads}
-        users = consumers(contracted(step.program))
-        self.sent = [n for n in self.where if any(self.where[user] != self.where[n] for user in users.get(n, ()))]
+        self.sent = [step.program.nodes[place] for place in parts.sent.tolist()]
         outputs = {node: name for name, node in step.program.outputs.items()}
         self.names = {node: outputs.get(node) or self._new(node) for node in self.sent}
 
@@ -101,7 +120,7 @@ class _Division:
     def steps(self) -> Iterable[Step]:
         """The parts as single steps."""
         program = self.step.program
-        outputs: list[dict[str, Node]] = [{} for _ in self.parts]
+        outputs: list[dict[str, Node]] = [{} for _ in range(self.count)]
         for node in self.sent:
             outputs[self.where[node]][self.names[node]] = node
         for name, node in program.outputs.items():

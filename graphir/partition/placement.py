@@ -8,6 +8,8 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from graphir import dims
 from graphir.axes import AxisRule
 from graphir.graph import Graph
@@ -157,6 +159,30 @@ def _cut(node: Node, rule: AxisRule, factor: str, inputs: list[Placement], notes
     if out is None:
         return Placement("partial", stage, combine=rule.combine, needs=needs)
     return Placement("shard", stage, out, needs=needs)
+
+
+def all_beside(graph: Graph, placed: Mapping[Node, Placement]) -> list[bool]:
+    """Whether each node is made in a map step of slices that the same step makes, by the same op with the same attributes.
+
+    Most nodes of a large graph are; they need no closer look.
+    """
+    table, found = graph.columns, [placed[node] for node in graph.nodes]
+    each = list(dict.fromkeys(found))
+    number = dict(zip(each, range(len(each)), strict=True))
+    codes = np.fromiter(map(number.__getitem__, found), np.int64, len(found))
+    needs = np.full((len(each), max((len(p.needs) for p in each), default=0) + 1), -1)
+    for p, row in zip(each, needs, strict=True):
+        row[: len(p.needs)] = [-1 if axis is None else axis for axis in p.needs]
+    stage = np.array([p.stage for p in each])
+    shard = np.array([p.axis if p.layout == "shard" else -2 for p in each])
+    made = table.by_kind([kind.op.name != "input" for kind in table.kinds], bool)
+    sources, readers = codes[table.sources], codes[table.readers]
+    position = np.minimum(np.arange(len(table.sources)) - table.starts[table.readers], needs.shape[1] - 1)
+    good = (shard[sources] == needs[readers, position]) & (stage[sources] == stage[readers]) & made[table.sources]
+    same = table.by_kind([kind.op.local is None and "shape" not in kind.op.attrs for kind in table.kinds], bool)
+    mapped = np.array([p.layout != "whole" for p in each])[codes] & same & (table.counts > 0)
+    mapped[table.readers[~good]] = False
+    return list(mapped.tolist())
 
 
 def resized(node: Node, inputs: tuple[Node, ...], axis: int | None, size: Callable[[dims.Dim], dims.Dim]) -> Node:

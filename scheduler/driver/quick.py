@@ -189,4 +189,4 @@ def _seconds(plan: Plan) -> float:
     """An estimate of the time that one worker takes for all steps, by nodes of all chunks and the work of the whole."""
     nodes = sum((plan.chunks if step.kind != "single" else 1) * len(step.program.nodes) for step in plan.steps)
     overhead = nodes * DEFAULT.node
-    return overhead if overhead > QUICK_SECONDS else overhead + program_seconds(plan.graph.nodes, plan.sizes)
+    return overhead if overhead > QUICK_SECONDS else overhead + program_seconds(plan.graph, plan.sizes)
