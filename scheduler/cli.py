@@ -52,9 +52,12 @@ def cli() -> None:
 @click.option("--steps", default=300, show_default=True, type=click.IntRange(1))
 @click.option("--output", type=click.Path(file_okay=False, path_type=Path), help="folder for the picture and the trace")
 @click.option("--data", type=click.Path(exists=True, file_okay=False, path_type=Path), default=digits_demo.DATA)
-def demo(workers: int, steps: int, output: Path | None, data: Path) -> None:
+@json_option
+def demo(workers: int, steps: int, output: Path | None, data: Path, as_json: bool) -> None:
     """Train a two-layer network on real handwritten digits on an embedded Ray."""
-    digits_demo.run(workers, steps, output, data)
+    facts = digits_demo.run(workers, steps, output, data, lambda line: click.echo(line, err=as_json))
+    if as_json:
+        click.echo(json.dumps(facts))
 
 
 @cli.command()

@@ -75,7 +75,7 @@ def commands() -> str:
         "Exit codes: 0 done, 1 the job failed, 2 bad usage or bad input.",
     ]
     lines += ["Results go to stdout or `-o`, progress and problems to stderr."]
-    for path, command in _commands(cli, "gradfleet"):
+    for path, command in commands_of(cli):
         arguments = " ".join(
             p.make_metavar(click.Context(command)) for p in command.params if isinstance(p, click.Argument)
         )
@@ -115,6 +115,11 @@ def http(described: Mapping[str, Any]) -> str:
     for name, schema in sorted(described["components"]["schemas"].items()):
         lines += ["", f"### {name}", "", *_fields(schema)]
     return "\n".join([*lines, ""])
+
+
+def options() -> list[click.Option]:
+    """Those of all commands."""
+    return [each for _, command in commands_of(cli) for each in command.params if isinstance(each, click.Option)]
 
 
 def openapi() -> dict[str, Any]:
@@ -158,10 +163,11 @@ def _is_error(value: Any) -> bool:
     return inspect.isclass(value) and issubclass(value, Exception)
 
 
-def _commands(group: click.Group, path: str) -> Iterator[tuple[str, click.Command]]:
+def commands_of(group: click.Group, path: str = "gradfleet") -> Iterator[tuple[str, click.Command]]:
+    """Each command that does something, by what is typed."""
     for name, command in sorted(group.commands.items()):
         if isinstance(command, click.Group):
-            yield from _commands(command, f"{path} {name}")
+            yield from commands_of(command, f"{path} {name}")
         else:
             yield f"{path} {name}", command
 
