@@ -12,7 +12,7 @@ from typing import TypeAlias
 import numpy as np
 from threadpoolctl import threadpool_info
 
-from benchmarks import distributed, forecast, forward, growth, ladder, single, sweep, tiles
+from benchmarks import distributed, forecast, forward, growth, ladder, service, single, sweep, tiles
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "performance.md"
 
@@ -70,6 +70,11 @@ SWEEP = """## A thousand tiny points
 `client.map` of a loss and its gradient on 20 rows at 1,000 weights: a job for each point, and one batched job."""
 
 
+SERVICE = """## The service under load
+
+A thousand small jobs submitted by 32 clients at once over HTTP, each client one job after the other; then all results are awaited."""
+
+
 FORECAST = """## Forecasts
 
 The workers of this machine are measured and rehearse each plan's programs on made-up values (`client.calibrate(plan)`), then the jobs
@@ -121,6 +126,7 @@ SECTIONS: dict[str, tuple[str, Callable[[], Made]]] = {
     "distributed": (DISTRIBUTED, lambda: distributed.table(*distributed.measure())),
     "growth": (GROWTH, lambda: growth.table(growth.measure())),
     "sweep": (SWEEP, lambda: sweep.table(sweep.measure())),
+    "service": (SERVICE, lambda: service.table(service.measure())),
     "forecast": (FORECAST, lambda: forecast.table(forecast.measure())),
     "scaling": (SCALING, lambda: forecast.scaling_table(forecast.scaling())),
     "planning": (PLANNING, lambda: forecast.planning_table(forecast.planning())),

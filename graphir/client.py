@@ -110,9 +110,10 @@ class Job:
         state = self._service.status(self.id)
         with tqdm(total=state["steps"], desc=f"job {self.id[-6:]}", unit="step") as bar:
             for event in self.events():
-                if event["type"] == "step_done":
-                    bar.set_postfix({name: f"{float(value):.4g}" for name, value in event["scalars"]}, refresh=False)
-                    bar.update(event["step"] + 1 - bar.n)
+                if event["type"] in ("step_done", "found"):
+                    numbers = {name: f"{float(value):.4g}" for name, value in event.get("scalars", ())}
+                    bar.set_postfix(numbers, refresh=False)
+                    bar.update(event.get("step", state["steps"] - 1) + 1 - bar.n)
 
     def cancel(self) -> None:
         """Stop the job after the step under way."""
@@ -188,7 +189,7 @@ class Client:
         steps: int = 1, epochs: int | None = None, batch: int | Mapping[str, int] | None = None, shuffle: int | bool = True,
         parts: int = 1, checkpoint_every: int | None = None, backend: str = "numpy", reproducible: bool = True,
         check_finite: bool = False, deadline: float | None = None, retries: int = 3, priority: int = 0,
-        name: str | None = None, key: str | None = None,
+        fresh: bool = False, name: str | None = None, key: str | None = None,
     ) -> Job:  # fmt: skip
         """Send a job; what is wrong with graph, feeds or options is raised here, and QueueFull while too many jobs wait.
 
@@ -199,8 +200,8 @@ class Client:
         to go over the rows, instead of steps. Any worker may need any row, so each holds the batched inputs whole; with parts=16, a batch
         has as many rows from each of 16 contiguous parts of the data, shuffled within each, and workers hold theirs.
 
-        priority: -10 to 10; jobs of a higher one begin first, and have four times as much of the workers a step. A job of a lower
-        one goes on, and moves up a step for every minute that it waits.
+        priority: -10 to 10; jobs of a higher one begin first, and have four times as much of the workers a step. A job of a
+        lower one moves up a step for every minute that it waits. fresh: run even where the result of equal work is kept.
         """
         options = {
             "fetch": None if fetch is None else list(fetch),
@@ -210,7 +211,7 @@ class Client:
             "steps": steps, "epochs": epochs, "batch": dict(batch) if isinstance(batch, Mapping) else batch,
             "shuffle": shuffle, "parts": parts, "checkpoint_every": checkpoint_every, "backend": backend,
             "reproducible": reproducible, "check_finite": check_finite, "deadline": None if deadline is None else float(deadline),
-            "retries": retries, "priority": priority, "name": name, "key": key,
+            "retries": retries, "priority": priority, "fresh": fresh, "name": name, "key": key,
         }  # fmt: skip
         return Job(self.service, self.service.submit(graph, feeds, options))
 

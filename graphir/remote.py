@@ -6,6 +6,7 @@ long as `PATIENCE` seconds, and only then raised as ServiceUnavailable. What the
 error of the same name that an embedded service would raise.
 """
 
+import base64
 import hashlib
 import json
 import mmap
@@ -35,6 +36,8 @@ PAUSE, LONGEST_PAUSE = 0.05, 2.0
 CHUNK = 1 << 20
 MAPPED_BYTES = 1 << 26
 """Results over this size are kept in a file without a name, and mapped."""
+SMALL_BYTES, INSIDE_BYTES = 1 << 16, 1 << 20
+"""Graphs and arrays of at most so many bytes, and together so many, are sent inside the submission and not as blobs."""
 UPLOADS = 4
 MAX_KNOWN = 100_000
 _AGAIN = frozenset({502, 503, 504})
@@ -97,7 +100,9 @@ class RemoteService:
         digest = self._graph(graph, blobs)
         chosen = {name: value for name, value in options.items() if value is not None}
         chosen.setdefault("key", uuid.uuid4().hex)  # so that it may be sent again
-        body = _dumped({"graph": digest, "feeds": given, **chosen})
+        small = _small(blobs)
+        inside = {name: base64.b64encode(blobs.pop(name)).decode() for name in small}
+        body = _dumped({"graph": digest, "feeds": given, "values": inside, **chosen})
         self._upload(blobs)
         try:
             answer = self._json("POST", "v1/jobs", content=body)
@@ -323,6 +328,16 @@ def _plan(data: Mapping[str, Any]) -> RemotePlan:
     facts: dict[str, Any] = {name: data[name] for name in ("text", "svg", "stages", "chunks", "sizes")}
     borders = {name: tuple(ends) for name, ends in data["borders"].items()}
     return RemotePlan(**facts, borders=borders, notes=tuple(data["notes"]), outlook=tuple(data["outlook"]))
+
+
+def _small(blobs: Mapping[str, memoryview]) -> list[str]:
+    """Those that travel in the submission itself, which saves a request for each."""
+    found, room = [], INSIDE_BYTES
+    for digest, data in blobs.items():
+        if data.nbytes <= min(SMALL_BYTES, room):
+            room -= data.nbytes
+            found.append(digest)
+    return found
 
 
 def _chunks(data: memoryview) -> Iterator[bytes]:

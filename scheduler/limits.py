@@ -15,5 +15,5 @@ MAX_GRAPHS, MAX_GRAPH_NODES = 64, 4_000_000
 """Graphs that are kept for jobs that come again, and their nodes together."""
 MAX_EVENTS = 1_000
 """Events that are given at one time; those after them are asked for by the number of the last one."""
-MAX_WATCHERS = 1_000
+MAX_WATCHERS = 10_000
 """Streams of events, and requests that wait for events, at one time; one more is told to come again."""

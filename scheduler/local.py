@@ -1,19 +1,15 @@
-"""The embedded service behind `connect()`: a SQLite store, blobs, and threads that run jobs.
+"""The service behind `connect()` and `gradfleet serve`: a store, blobs, and unless others do it a runner (`running`).
 
-Several jobs share the workers, call by call, and take turns in doing so when there are more of them (`job.line`); in this
-process one runs at a time. The pool is started with the first job. With a directory, jobs outlive the service: one that did not end is taken up by the next service on the same
-directory. `close` stops jobs before their next chunk, and stops only what this service started.
+The store is SQLite in the directory, or the database of a URL that several services may share. With a directory, jobs outlive the
+service: one that did not end is taken up by the next service on the same directory. Without a runner a service accepts jobs and
+tells of them, and never touches Ray. `close` stops jobs before their next chunk, and stops only what this service started.
 """
 
-import gc
 import os
 import shutil
 import tempfile
-import threading
 import time
-import traceback
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,30 +17,30 @@ import numpy as np
 
 from graphir import tensors, wire
 from graphir.dataset import Dataset
-from graphir.errors import GraphError, ServiceUnavailable
+from graphir.errors import GraphError, QueueFull, ServiceUnavailable
 from graphir.graph import Graph
 from graphir.node import Array
 from graphir.partition.minibatch import Minibatch
 from graphir.partition.plan import Plan
 from scheduler.accept import bytes_of, check_options, ready, sizes_of
 from scheduler.driver.calibration import calibrate, keep, kept, rehearse
-from scheduler.driver.inline import InlinePool
-from scheduler.driver.loop import JobLoop, Prepared
+from scheduler.driver.loop import Prepared
 from scheduler.driver.pool import Pool
 from scheduler.driver.ray import RayPool
 from scheduler.job.batching import minibatch, resolved
+from scheduler.job.bell import Bell
 from scheduler.job.blobs import Blobs
-from scheduler.job.events import CancelRequested, DeadlinePassed, TaskFailed, event_to_json
-from scheduler.job.line import Line, Place
+from scheduler.job.events import CancelRequested, Found, event_to_json
 from scheduler.job.recent import Recent
 from scheduler.job.seen import Record
-from scheduler.job.spec import ArrayFeed, DatasetFeed, JobSpec, parse_spec
-from scheduler.job.state import Job
+from scheduler.job.spec import ArrayFeed, DatasetFeed, parse_spec
 from scheduler.job.store import Store
 from scheduler.job.values import Values
-from scheduler.limits import AT_ONCE, MAX_EVENTS, MAX_GRAPH_NODES, MAX_GRAPHS
+from scheduler.job.work import work_of
+from scheduler.limits import MAX_EVENTS, MAX_GRAPH_NODES, MAX_GRAPHS, MAX_WAITING_JOBS
 from scheduler.outlook import with_outlook
 from scheduler.plans import Plans
+from scheduler.running import LEASE_SECONDS, JobRunner
 from workers.fingerprint import fingerprint
 from workers.speeds import Measured
 
@@ -55,7 +51,10 @@ DATABASE = "jobs.sqlite"
 class EmbeddedService:
     """Jobs in this process. workers: Ray actors, by default one a core; 0 runs jobs in this process.
 
-    memory: bytes that a worker has for a step, by default this machine's divided by its workers.
+    memory: bytes that a worker has for a step, by default this machine's divided by its workers. database: a URL instead of
+    SQLite in the directory. address: of a Ray that is there, else a local one is started. runs: whether jobs are run here.
+
+    Where jobs are kept, one whose work was done before for the same user has that result at once.
     """
 
     def __init__(
@@ -64,25 +63,42 @@ class EmbeddedService:
         directory: str | os.PathLike[str] | None = None,
         workers: int | None = None,
         memory: int | None = None,
+        database: str | None = None,
+        address: str | None = None,
+        runs: bool = True,
+        lease: float = LEASE_SECONDS,
     ) -> None:
         self._temporary = directory is None
         self.directory = Path(tempfile.mkdtemp(prefix="gradfleet-") if directory is None else directory).absolute()
         self.directory.mkdir(parents=True, exist_ok=True)
         self.workers = len(os.sched_getaffinity(0)) if workers is None else workers
         self.memory_limit = memory or _machine_memory() // max(1, self.workers)
-        self.pool: Pool | None = None
         durable = not self._temporary
-        self.store = Store(f"sqlite:///{self.directory / DATABASE}", durable=durable)
+        self.store = Store(database or local_database(self.directory), durable=durable)
         self.values = Values(self.store, Blobs(self.directory / "blobs", durable=durable))
-        self._changed, self._changes = threading.Condition(), 0
-        self._starting = threading.Lock()
-        self._plans = Plans()
+        self._bell, self._plans = Bell(), Plans()
         self._graphs: Recent[str, Graph] = Recent(MAX_GRAPHS, MAX_GRAPH_NODES, len)
         self._dumped: Recent[str, str] = Recent(MAX_GRAPHS)
-        self._closing, self._renewing, self._renewal = False, False, threading.Lock()
-        self._line = Line(AT_ONCE if self.workers else 1)
-        self._look()
-        self._start_runners()
+        self.runner: JobRunner | None = None
+        try:
+            if runs:
+                self.runner = JobRunner(
+                    self.store,
+                    self.values,
+                    self._prepare,
+                    self._bell,
+                    workers=self.workers,
+                    address=address,
+                    lease=lease,
+                )
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def pool(self) -> Pool | None:
+        """What performs jobs here, once one has come."""
+        return None if self.runner is None else self.runner.pool
 
     def submit(self, graph: Graph, feeds: Mapping[str, Any], options: Mapping[str, Any], *, owner: str = "") -> str:
         """Check a job as far as possible without running it, keep it, and return its id."""
@@ -90,18 +106,33 @@ class EmbeddedService:
         sizes = sizes_of(graph, values)
         options = resolved(graph, sizes, options)
         check_options(graph, values, options)
-        with self._changed:
-            self._line.check_room(bytes_of(values))
+        self._check_room(bytes_of(values))
         self._plans.of(graph, sizes, options, _batch(graph, sizes, options), self.memory_limit)
         beside: dict[str, bytes] = {}
         data = {name: self._feed(value, beside) for name, value in values.items()}
         digest = self._kept_graph(graph, beside)
         spec = parse_spec({"graph": digest, "feeds": data, **options})
-        id = self.store.submit(spec, time.time(), owner=owner, values=beside)
+        now = time.time()
+        work = None if self._temporary else work_of(spec)
+        found = None if work is None or spec.fresh else self._found(owner, work, now)
+        id = self.store.submit(spec, now, owner=owner, values=beside, work=work, found=found)
         self._dumped.put(graph.digest, digest)
-        with self._notifying():
-            self._line.add(_place(id, spec, time.time()))
+        if self.runner is not None and found is None:
+            self.runner.add(id, spec, now)
         return id
+
+    def _found(self, owner: str, work: str, now: float) -> Found | None:
+        """The result of the same work, if this user has had it done and it is there."""
+        done = self.store.done(owner, work)
+        if done is None or done.job.result is None or not self.values.has(done.job.result):
+            return None
+        return Found(now, done.id, done.job.result, done.job.fingerprint)
+
+    def _check_room(self, more: int) -> None:
+        if self.runner is not None:
+            self.runner.check_room(more)
+        elif (waiting := self.store.waiting()) >= MAX_WAITING_JOBS:
+            raise QueueFull(f"{waiting} jobs are waiting, the limit; submit again when some have ended")
 
     def plan(
         self,
@@ -131,18 +162,16 @@ class EmbeddedService:
 
     def await_change(self, known: int, seconds: float) -> int:
         """Wait, at most so long, until more has happened to jobs here than is known; how much has."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._changes != known, seconds)
-            return self._changes
+        return self._bell.wait(known, seconds)
 
     def calibrate(self, plan: Plan | None = None) -> Measured:
         """Measure the workers, for forecasts; what was measured is kept for all services of this user on such workers.
 
         With a plan, its programs are rehearsed, and what was measured before of such workers stays.
         """
-        if not self.workers:
+        if not self.workers or self.runner is None:
             raise ServiceUnavailable("only Ray workers are measured; connect with workers=1 or more")
-        pool = self._started()
+        pool = self.runner.started()
         assert isinstance(pool, RayPool)
         before = kept(pool.members[0].kernels.digest) if plan is not None else None
         speeds = before or calibrate(pool)
@@ -181,19 +210,20 @@ class EmbeddedService:
             return record is None or record.seq > after
 
         ask = wait <= 0 or more()
-        with self._changed:
-            while not (found := seen.events(id, after) or (self.store.events(id, after, MAX_EVENTS) if ask else [])):
-                left = deadline - time.monotonic()
-                if left <= 0:
-                    break
-                ask = not self._changed.wait(min(left, POLL_SECONDS)) or more()
-        return [{"seq": logged.seq, **event_to_json(logged.event)} for logged in found]
+        while True:
+            known = self._bell.rung
+            found = seen.events(id, after) or (self.store.events(id, after, MAX_EVENTS) if ask else [])
+            left = deadline - time.monotonic()
+            if found or left <= 0:
+                return [{"seq": logged.seq, **event_to_json(logged.event)} for logged in found]
+            ask = self._bell.wait(known, min(left, POLL_SECONDS)) == known or more()
 
     def cancel(self, id: str) -> None:
         """Ask the job to stop; a job that has ended stays as it is."""
-        with self._notifying():
-            self.store.append(id, [CancelRequested(time.time())])
-            self._line.cancelled(id)
+        self.store.append(id, [CancelRequested(time.time())])
+        if self.runner is not None:
+            self.runner.cancelled(id)
+        self._bell.ring()
 
     def result(self, id: str) -> dict[str, Array]:
         """The outputs of a job that succeeded."""
@@ -205,42 +235,11 @@ class EmbeddedService:
 
     def close(self) -> None:
         """Stop the runner after its step, the workers, and Ray if it was started here."""
-        with self._notifying():
-            self._closing = True
-        with self._renewal:
-            self._end_pool()
+        if self.runner is not None:
+            self.runner.close()
         self.store.close()
         if self._temporary:
             shutil.rmtree(self.directory, ignore_errors=True)
-
-    def _start_runners(self) -> None:
-        numbers = range(self._line.places)
-        self._threads = [threading.Thread(target=self._run, name=f"gradfleet-runner-{k}", daemon=True) for k in numbers]
-        for thread in self._threads:
-            thread.start()
-
-    def _end_pool(self) -> None:
-        """End the runners, which set their jobs aside, and the pool."""
-        for thread in self._threads:
-            thread.join()
-        if self.pool is not None:
-            self.pool.close()
-            self.pool = None
-
-    def _renew(self) -> None:
-        """Ray has lost its head: go on with another one, and with other threads, from the last checkpoints."""
-        with self._renewal:
-            if self._closing:
-                return
-            with self._notifying():
-                self._renewing = True
-            self._end_pool()
-            gc.collect()  # references to objects of the old Ray must not end in the new one
-            self._renewing = False
-            self._start_runners()
-
-    def _stopping(self) -> bool:
-        return self._closing or self._renewing
 
     def _with_outlook(self, plan: Plan, workers: int, carry: Mapping[str, str]) -> Plan:
         """By measured speeds, if such workers were measured; more workers than there are here are on other machines."""
@@ -294,99 +293,13 @@ class EmbeddedService:
         dtype = np.dtype(feed.dtype).newbyteorder("<")
         return np.frombuffer(self.values.view(feed.blob), dtype).reshape(feed.shape)
 
-    def _started(self) -> Pool:
-        with self._starting:
-            if self.pool is None:
-                self.pool = RayPool(self.workers, headless=self._renew) if self.workers else InlinePool()
-            return self.pool
-
-    def _pool(self, job: str) -> Pool:
-        pool = self._started()
-        with self._changed:
-            self._line.begins(job, time.time())
-        return pool
-
-    def _run(self) -> None:
-        while (id := self._next()) is not None:
-            loop = JobLoop(
-                self.store,
-                self.values,
-                lambda id=id: self._pool(id),  # type: ignore[misc]
-                self._prepare,
-                stop=self._stopping,
-                gives_way=lambda id=id: self._gives_way(id),  # type: ignore[misc]
-                lost=lambda: self._renewing,
-                changed=self._notify,
-            )
-            try:
-                job = loop.run(id, f"embedded-{os.getpid()}")
-            except Exception as error:  # noqa: BLE001  a defect must end its job, not the runner of all jobs
-                job = self._broken(id, error)
-            with self._notifying():
-                if job.status.terminal:
-                    self._line.ended(id)
-                else:
-                    self._line.set_aside(id, time.time(), got_on=loop.got_on)
-
-    def _next(self) -> str | None:
-        with self._changed:
-            while not self._stopping():
-                self._end_late()
-                id = self._line.next(time.time())
-                if id is not None:
-                    return id
-                if not self._changed.wait(POLL_SECONDS):  # now and then a look all the same
-                    self._look()
-        return None
-
-    def _gives_way(self, id: str) -> bool:
-        with self._changed:
-            self._end_late()
-            return self._line.gives_way(id, time.time())
-
-    def _end_late(self) -> None:
-        """End jobs that waited past their deadlines."""
-        now = time.time()
-        for id in self._line.late(now):
-            deadline = self.store.job(id).spec.deadline or 0.0
-            with self._notifying():
-                self.store.append(id, [DeadlinePassed(now, deadline)])
-
-    def _look(self) -> None:
-        """Take in jobs that were left here, or come from elsewhere."""
-        for record in self.store.unfinished():
-            self._line.add(_place(record.id, record.spec, record.created))
-
-    def _broken(self, id: str, error: Exception) -> Job:
-        job = self.store.job(id).job
-        kind, message = type(error).__name__, f"the runner failed: {error}; please report it"
-        event = TaskFailed(time.time(), job.attempt, kind, message, _trace(error), deterministic=True)
-        return self.store.append(id, [event]).job
-
-    def _notify(self) -> None:
-        with self._notifying():
-            pass
-
-    @contextmanager
-    def _notifying(self) -> Iterator[None]:
-        with self._changed:
-            yield
-            self._changes += 1
-            self._changed.notify_all()
-
 
 _ERROR = ("kind", "message", "traceback", "node", "worker")
 
 
-def _trace(error: BaseException) -> str:
-    return "".join(traceback.format_exception(error))
-
-
-def _place(id: str, spec: JobSpec, created: float) -> Place:
-    """A job's place in line."""
-    arrays = {feed.blob: feed.nbytes for feed in spec.feeds.values() if isinstance(feed, ArrayFeed)}
-    deadline = None if spec.deadline is None else created + spec.deadline
-    return Place(id, spec.priority, created, arrays=arrays, deadline=deadline)
+def local_database(directory: Path) -> str:
+    """The URL of the database in a service's directory."""
+    return f"sqlite:///{directory.absolute() / DATABASE}"
 
 
 def _batch(graph: Graph, sizes: Mapping[str, int], options: Mapping[str, Any]) -> Minibatch | None:

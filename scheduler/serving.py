@@ -13,8 +13,9 @@ import click
 from scheduler.api.rules import Rules
 from scheduler.job.access import SCOPES, Access
 from scheduler.job.store import Store
-from scheduler.local import DATABASE
+from scheduler.local import local_database
 from scheduler.options import json_option
+from scheduler.running import LEASE_SECONDS
 
 DAY = 24 * 3600.0
 _DEFAULT = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "gradfleet"
@@ -24,11 +25,34 @@ directory_option = click.option(
     type=click.Path(file_okay=False, path_type=Path), help="where jobs, tokens and data are kept",
 )  # fmt: skip
 
+database_option = click.option(
+    "--database", envvar="GRADFLEET_DATABASE", help="postgresql://USER@HOST/NAME, by default SQLite in the directory"
+)
+
 
 @click.command()
 @directory_option
+@database_option
+@click.option(
+    "--role",
+    type=click.Choice(["all", "api", "runner"]),
+    default="all",
+    show_default=True,
+    help="api: accept jobs and tell of them, without Ray; runner: run what others accepted",
+)
 @click.option("--host", default="127.0.0.1", show_default=True, help="another one needs tokens")
-@click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535), help="0: one that is free")
+@click.option(
+    "--port", type=click.IntRange(0, 65535), help="by default 8000, of a runner, for its health, and with 0 a free one"
+)
+@click.option("--ray-address", help="of a Ray that is there, HOST:PORT or auto; by default one is started here")
+@click.option("--memory", type=click.IntRange(1), help="bytes that a worker has for a step, by default of this machine")
+@click.option(
+    "--lease",
+    default=LEASE_SECONDS,
+    show_default=True,
+    type=click.FloatRange(0.5, 3600),
+    help="seconds after which a runner that is not heard of loses its jobs to others",
+)
 @click.option("--workers", type=click.IntRange(0), help="Ray workers, by default one a core; 0: none, in this process")
 @click.option("--allow-data", "data", multiple=True, help="a path or URL under which clients' datasets may be read")
 @click.option("--quota-jobs", default=Rules().jobs, show_default=True, type=click.IntRange(1), help="of one user")
@@ -37,8 +61,13 @@ directory_option = click.option(
 @click.option("--tls-key", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 def serve(
     directory: Path,
+    database: str | None,
+    role: str,
     host: str,
-    port: int,
+    port: int | None,
+    ray_address: str | None,
+    memory: int | None,
+    lease: float,
     workers: int | None,
     data: tuple[str, ...],
     quota_jobs: int,
@@ -51,7 +80,9 @@ def serve(
     from scheduler.api.server import serve as run_server
 
     rules = Rules(jobs=quota_jobs, bytes=quota_bytes, data=data)
-    settings = Settings(directory, host, port, workers, rules, tls_certificate, tls_key)
+    settings = Settings(
+        directory, host, port, workers, rules, tls_certificate, tls_key, database, ray_address, role, memory, lease
+    )
     run_server(settings, lambda url: click.echo(f"listening on {url}", err=True))
 
 
@@ -63,14 +94,17 @@ def token() -> None:
 @token.command()
 @click.argument("name")
 @directory_option
+@database_option
 @click.option(
     "--scope", "scopes", multiple=True, type=click.Choice(SCOPES), default=["read", "submit"], show_default=True
 )
 @click.option("--days", type=click.FloatRange(0, min_open=True), help="how long it is valid, by default until revoked")
 @json_option
-def create(name: str, directory: Path, scopes: tuple[str, ...], days: float | None, as_json: bool) -> None:
+def create(
+    name: str, directory: Path, database: str | None, scopes: tuple[str, ...], days: float | None, as_json: bool
+) -> None:
     """Make a token for user NAME. It is printed this once and kept nowhere."""
-    with _access(directory) as access:
+    with _access(directory, database) as access:
         made = access.create(name, scopes, time.time(), None if days is None else days * DAY, os.urandom)
     click.echo(json.dumps({"token": made, "owner": name, "scopes": list(scopes)}) if as_json else made)
 
@@ -78,10 +112,11 @@ def create(name: str, directory: Path, scopes: tuple[str, ...], days: float | No
 @token.command()
 @click.argument("which")
 @directory_option
+@database_option
 @json_option
-def revoke(which: str, directory: Path, as_json: bool) -> None:
+def revoke(which: str, directory: Path, database: str | None, as_json: bool) -> None:
     """End the token with an id, or all tokens of a user."""
-    with _access(directory) as access:
+    with _access(directory, database) as access:
         count = access.revoke(which, time.time())
     if not count:
         raise click.UsageError(
@@ -92,11 +127,12 @@ def revoke(which: str, directory: Path, as_json: bool) -> None:
 
 @token.command("list")
 @directory_option
+@database_option
 @json_option
-def list_tokens(directory: Path, as_json: bool) -> None:
+def list_tokens(directory: Path, database: str | None, as_json: bool) -> None:
     """List tokens by id, without their secrets."""
     now = time.time()
-    with _access(directory) as access:
+    with _access(directory, database) as access:
         found = access.tokens()
     if as_json:
         facts = [{name: getattr(each, name) for name in each.__slots__} for each in found]
@@ -109,6 +145,6 @@ def list_tokens(directory: Path, as_json: bool) -> None:
 
 
 @contextmanager
-def _access(directory: Path) -> Iterator[Access]:
-    with Store(f"sqlite:///{directory.absolute() / DATABASE}") as store:
+def _access(directory: Path, database: str | None) -> Iterator[Access]:
+    with Store(database or local_database(directory)) as store:
         yield Access(store)

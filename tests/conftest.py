@@ -1,6 +1,7 @@
 """One Ray, one PostgreSQL and one browser for all tests that need them."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -48,3 +49,16 @@ def browser() -> Iterator["Browser"]:
 
     with started() as found:
         yield found
+
+
+@pytest.fixture
+def sqlite(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path}/state/jobs.db"
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest) -> str:
+    """A database that is not there yet, or empty: the same tests for both kinds."""
+    if request.param == "sqlite":
+        return str(request.getfixturevalue("sqlite"))
+    return request.getfixturevalue("postgres").fresh()

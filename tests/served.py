@@ -49,6 +49,14 @@ class Served:
         self.process.kill()
         self.process.wait(ENDS)
 
+    def pause(self) -> None:
+        """SIGSTOP: it lives, and does nothing."""
+        self.process.send_signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        """SIGCONT."""
+        self.process.send_signal(signal.SIGCONT)
+
     def stop(self) -> int:
         """SIGTERM; its exit code."""
         self.process.send_signal(signal.SIGTERM)
@@ -57,6 +65,7 @@ class Served:
     def close(self) -> None:
         """End it, however it is."""
         if self.process.poll() is None:
+            self.go_on()
             try:
                 self.stop()
             except subprocess.TimeoutExpired:

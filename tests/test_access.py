@@ -64,7 +64,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     with serving(directory, "--workers", 0) as served, connect(served.url, token=ann) as client:
         job = train(client, steps=2)
         job.result(WAIT)
-        blob = job.feeds()["x"]["blob"]
+        data = b"what only ann knows" * 100
+        blob = hashlib.sha256(data).hexdigest()
+        client.service._put(blob, memoryview(data))  # type: ignore[attr-defined]
         paths = httpx.get(f"{served.url}/openapi.json", timeout=WAIT, trust_env=False).json()["paths"]
         routes = [(method, path) for path, on in paths.items() for method in on]
         yield World(served, ann, bob, scoped, job.id, blob, routes)
@@ -122,11 +124,12 @@ def test_two_users_do_not_see_each_other(world: World) -> None:
 def test_knowing_the_name_of_a_blob_does_not_give_its_bytes(world: World) -> None:
     graph = gi.Graph({"y": gi.input("x", ("n", 8)) * 1.0})
     with connect(world.served.url, token=world.bob) as client:
-        made = client.submit(graph, {"x": np.zeros((1000, 8))})
+        made = client.submit(graph, {"x": np.zeros((2000, 8))})
         made.result(WAIT)
         name = made.feeds()["x"]["blob"]
-        spec = {"dtype": "float64", "shape": [1000, 8], "kind": "array"}
-        digest = next(iter(client.service._graphs.values()))[0]  # type: ignore[attr-defined]
+        spec = {"dtype": "float64", "shape": [2000, 8], "kind": "array"}
+        digest, data = next(iter(client.service._graphs.values()))  # type: ignore[attr-defined]
+        client.service._put(digest, memoryview(data))  # type: ignore[attr-defined]
         for blob, status in ((name, 201), (world.blob, 404)):
             body = {"graph": digest, "feeds": {"x": {**spec, "blob": blob}}}
             assert world.call("post", "/v1/jobs", world.bob, json=body).status_code == status

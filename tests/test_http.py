@@ -1,5 +1,6 @@
 """The HTTP service as a real process: killed and started again, stopped, and what it answers to what is wrong."""
 
+import base64
 import hashlib
 import json
 import os
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 
 import graphir as gi
+from graphir import tensors, wire
 from graphir.client import connect
 from graphir.errors import ServiceUnavailable
 from graphir.remote import RemoteService
@@ -117,7 +119,7 @@ def test_equal_bytes_are_sent_once(served: Served, monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(RemoteService, "_call", counted)
     graph = gi.Graph({"y": gi.sum(x)})
-    for puts in (2, 1):  # another client sends the graph, and asks about the array
+    for puts in (1, 0):  # the graph goes with the job; another client asks about the array
         with connect(served.url) as client:
             sent.clear()
             client.submit(graph, value)
@@ -166,6 +168,27 @@ def test_arrays_must_be_what_they_are_said_to_be(http: httpx.Client) -> None:
         assert http.post("/v1/jobs", json=body).json()["kinds"][0] == kind
     body = {"graph": feed["blob"], "feeds": {}}
     assert http.post("/v1/jobs", json=body).json()["kinds"][0] == "FormatError"
+
+
+def test_small_values_come_with_the_job_and_are_what_they_are_named(http: httpx.Client) -> None:
+    graph, value = gi.Graph({"y": gi.input("x", ("n",)) + 1.0}), np.arange(3.0)
+    sent = [wire.dump(graph), value.tobytes()]
+    names = [hashlib.sha256(data).hexdigest() for data in sent]
+    feed = {"kind": "array", "blob": names[1], "dtype": "float64", "shape": [3]}
+    texts = [base64.b64encode(data).decode() for data in sent]
+    for wrong, kind in ((texts[0], "BlobMismatch"), ("no base 64!", "SpecError"), ("A" * 10**5, "LimitError")):
+        body = {"graph": names[0], "feeds": {"x": feed}, "values": {names[0]: texts[0], names[1]: wrong}}
+        refused = http.post("/v1/jobs", json=body)
+        assert refused.status_code in (413, 422)
+        assert refused.json()["kinds"][0] == kind
+    missing = http.post("/v1/jobs", json={"graph": names[0], "feeds": {"x": feed}, "values": {names[0]: texts[0]}})
+    assert missing.json()["kinds"][0] == "BlobMissing"
+    body = {"graph": names[0], "feeds": {"x": feed}, "values": dict(zip(names, texts, strict=True))}
+    id = http.post("/v1/jobs", json=body).json()["id"]
+    http.get(f"/v1/jobs/{id}/events", timeout=WAIT)  # until it ends
+    found = tensors.read(http.get(f"/v1/jobs/{id}/result").content)
+    np.testing.assert_array_equal(found["y"], value + 1.0)
+    assert http.head(f"/v1/blobs/{names[1]}").status_code == 404  # which it never was
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from scheduler.job.events import (
     DeadlinePassed,
     Event,
     Finished,
+    Found,
     Publish,
     Release,
     ReplaceWorker,
@@ -66,6 +67,7 @@ SAMPLES: list[Event] = [
     CancelRequested(7.0, "enough"),
     DeadlinePassed(8.0, 1.0),
     Finished(9.0, 1, BLOB),
+    Found(9.0, "before", BLOB),
 ]
 LATE = {
     SetAside,
@@ -80,7 +82,7 @@ LATE = {
     Finished,
 }
 LISTED = {
-    Status.QUEUED: {Started, CancelRequested, DeadlinePassed},
+    Status.QUEUED: {Started, Found, CancelRequested, DeadlinePassed},
     Status.RUNNING: LATE | {Resumed},
     Status.SUCCEEDED: LATE,
     Status.FAILED: LATE,

@@ -31,29 +31,17 @@ from scheduler.job.events import (
     TaskFailed,
     scalars,
 )
+from scheduler.job.ids import job_id
 from scheduler.job.migrations import MARK, SchemaTooNew, prepare_schema, upgrade
 from scheduler.job.seen import EVENTS, JOBS, VALUE_BYTES, Logged, Record, Seen
 from scheduler.job.spec import JobSpec
 from scheduler.job.state import IllegalTransition, Status, new_job, replay
-from scheduler.job.store import KeyReused, SeqConflict, Store, UnknownJob, job_id
+from scheduler.job.store import KeyReused, SeqConflict, Store, UnknownJob
 from scheduler.job.tables import HEAD, StoreError, metadata
 
 ROOT = Path(__file__).parents[1]
 GRAPH = "a" * 64
 RESULT = "c" * 64
-
-
-@pytest.fixture
-def sqlite(tmp_path: Path) -> str:
-    return f"sqlite:///{tmp_path}/state/jobs.db"
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest) -> str:
-    """A database that is not there yet, or empty: the same tests for both kinds."""
-    if request.param == "sqlite":
-        return str(request.getfixturevalue("sqlite"))
-    return request.getfixturevalue("postgres").fresh()
 
 
 @pytest.fixture
@@ -473,3 +461,21 @@ def test_a_damaged_row_is_a_typed_error(url: str, store: Store) -> None:
         store.job(job)
     with pytest.raises(FormatError, match="unknown type 'melted'"):
         store.events(job)
+
+
+def test_a_user_s_other_jobs_are_not_looked_at(sqlite: str) -> None:
+    """Submitting asks how many have not ended and whether the work was done, so it must not slow down with what there was."""
+    asked = {
+        "SELECT count(*) FROM jobs WHERE status IN ('queued', 'running') AND owner = 'ann'": "(owner=? AND status=?)",
+        "SELECT id FROM jobs WHERE owner = 'ann' AND work = 'w' AND status = 'succeeded' ORDER BY id DESC LIMIT 1": (
+            "(owner=? AND work=? AND status=?)"
+        ),
+    }
+    with Store(sqlite) as store:
+        store.submit(spec(), 1.0, owner="ann")
+        with store.transaction() as connection:
+            for question, index in asked.items():
+                plan = str(connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {question}").all())
+                assert index in plan
+                assert "TEMP B-TREE" not in plan
+        assert (store.waiting("ann"), store.waiting("bob"), store.waiting()) == (1, 0, 1)

@@ -58,7 +58,7 @@ JOBS = kinds_of_jobs()
 
 def submit(client: Client, kind: str) -> Job:
     graph, feeds, options = JOBS[kind]
-    return client.submit(graph, feeds, retries=RETRIES, name=kind, **options)
+    return client.submit(graph, feeds, retries=RETRIES, name=kind, fresh=True, **options)
 
 
 def bits(values: Mapping[str, Any]) -> Bits:

@@ -42,8 +42,8 @@ class _File(FileResponse):
     chunk_size = BLOCK
 
 
-def create_app(desk: Desk, *, close: Callable[[], None]) -> FastAPI:
-    """The application. close: what ends the service when the application is shut down."""
+def create_app(desk: Desk, *, close: Callable[[], None], accepts: bool = True) -> FastAPI:
+    """The application. close: what ends the service when the application is shut down. accepts: else only its health is told."""
     watch, metrics = Watch(desk.service), Metrics()
 
     @asynccontextmanager
@@ -61,16 +61,12 @@ def create_app(desk: Desk, *, close: Callable[[], None]) -> FastAPI:
     add_handlers(app)
     app.add_middleware(Shell, metrics=metrics)
     door = Door(desk.access)
-    for router in (
-        _blobs(desk, door),
-        _jobs(desk, door),
-        _outcomes(desk, door),
-        _watching(desk, door, watch),
-        _plans(desk, door),
-    ):
-        app.include_router(router, responses=PROBLEMS)
+    for routes in (_blobs, _jobs, _outcomes, _plans) if accepts else ():
+        app.include_router(routes(desk, door), responses=PROBLEMS)
+    if accepts:
+        app.include_router(_watching(desk, door, watch), responses=PROBLEMS)
+        app.include_router(pages(desk, door))
     app.include_router(_health(desk, door, watch, metrics))
-    app.include_router(pages(desk, door))
     return app
 
 
@@ -208,10 +204,12 @@ def _watching(desk: Desk, door: Door, watch: Watch) -> APIRouter:
         record = await run_in_threadpool(desk.record, caller.owner, id)
         watch.check_room()
         if accept.split(";")[0].strip() == "application/json":
-            return JSONResponse({"events": await watch.some(record.id, after, min(wait, MAX_WAIT))})
+            return JSONResponse({"events": await watch.some(record.id, record.head, after, min(wait, MAX_WAIT))})
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
         began = after if last is None else last
-        return StreamingResponse(watch.stream(record.id, began), media_type="text/event-stream", headers=headers)
+        return StreamingResponse(
+            watch.stream(record.id, record.head, began), media_type="text/event-stream", headers=headers
+        )
 
     return router
 

@@ -4,6 +4,8 @@ What is somebody else's is as if it were not there. A blob is a user's only afte
 of another one's blob gives nothing. Datasets are read only under prefixes that the operator has allowed.
 """
 
+import base64
+import hashlib
 import re
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -24,7 +26,7 @@ from scheduler.api.problems import NotFound, NotReady
 from scheduler.api.rules import Rules
 from scheduler.api.schemas import PlanRequest, ShapeFeed, Submission
 from scheduler.job.access import Access
-from scheduler.job.blobs import BlobMissing, Bytes
+from scheduler.job.blobs import BlobMismatch, BlobMissing, Bytes
 from scheduler.job.recent import Recent
 from scheduler.job.seen import Record
 from scheduler.job.spec import ArrayFeed, DatasetFeed, SpecError
@@ -53,14 +55,15 @@ class Desk:
         waiting = self.service.store.waiting(owner)
         if waiting >= self.rules.jobs:
             raise QueueFull(f"you have {waiting} jobs that have not ended, the limit; wait for some or cancel some")
-        graph = self._graph(owner, asked.graph)
-        feeds = {name: self._feed(owner, name, feed) for name, feed in asked.feeds.items()}
-        options = asked.model_dump(mode="json", exclude={"graph", "feeds"})
+        small = _decoded(asked.values)
+        graph = self._graph(owner, asked.graph, small)
+        feeds = {name: self._feed(owner, name, feed, small) for name, feed in asked.feeds.items()}
+        options = asked.model_dump(mode="json", exclude={"graph", "feeds", "values"})
         return self.service.submit(graph, feeds, options, owner=owner)
 
     def plan(self, owner: str, asked: PlanRequest) -> Plan:
         """The plan of a job that is not run."""
-        graph = self._graph(owner, asked.graph)
+        graph = self._graph(owner, asked.graph, {})
         check_names(graph, asked.feeds)
         shapes: dict[str, tuple[int, ...]] = {}
         for name, feed in asked.feeds.items():
@@ -128,19 +131,24 @@ class Desk:
             raise LimitError(f"you have {self.rules.bytes} bytes of blobs, the limit; ask the operator for more")
         return left
 
-    def _graph(self, owner: str, digest: str) -> Graph:
-        path = self.blob(owner, digest)
+    def _graph(self, owner: str, digest: str, small: Mapping[str, bytes]) -> Graph:
+        path = None if digest in small else self.blob(owner, digest)
         graph = self._graphs.get(digest)
         if graph is None:
-            graph = wire.load(path.read_bytes(), self._limits)
+            graph = wire.load(small[digest] if path is None else path.read_bytes(), self._limits)
             self._graphs.put(digest, graph)
         return graph
 
-    def _feed(self, owner: str, name: str, feed: ArrayFeed | DatasetFeed) -> Array | Dataset:
+    def _feed(
+        self, owner: str, name: str, feed: ArrayFeed | DatasetFeed, small: Mapping[str, bytes]
+    ) -> Array | Dataset:
         if isinstance(feed, DatasetFeed):
             return self._dataset(feed)
-        self.blob(owner, feed.blob)
-        data = self.service.values.blobs.view(feed.blob)
+        if feed.blob in small:
+            data = memoryview(small[feed.blob])
+        else:
+            self.blob(owner, feed.blob)
+            data = self.service.values.blobs.view(feed.blob)
         if data.nbytes != feed.nbytes:
             raise SpecError(
                 f"input {name!r} is said to be {feed.dtype}{list(feed.shape)} of {feed.nbytes} bytes, but its blob has "
@@ -180,6 +188,19 @@ def _check_digest(digest: str) -> None:
         raise NotFound(
             f"{digest[:100]!r} does not name a blob; a name is the SHA-256 of its bytes in lower-case digits"
         )
+
+
+def _decoded(values: Mapping[str, str]) -> dict[str, bytes]:
+    """Small values that came with a job, and are what they are named."""
+    found: dict[str, bytes] = {}
+    for digest, text in values.items():
+        try:
+            found[digest] = base64.b64decode(text, validate=True)
+        except ValueError:
+            raise SpecError(f"value {digest} is not in base 64; encode its bytes so, or send it as a blob") from None
+        if hashlib.sha256(found[digest]).hexdigest() != digest:
+            raise BlobMismatch(f"the bytes that came as value {digest} have another digest; send them again")
+    return found
 
 
 def _no_blob(digest: str) -> BlobMissing:

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from scheduler.job.spec import (
     MAX_FEEDS,
@@ -11,6 +11,7 @@ from scheduler.job.spec import (
     BatchRows,
     Count,
     DatasetFeed,
+    Digest,
     DTypeName,
     JobFields,
     Name,
@@ -19,8 +20,11 @@ from scheduler.job.spec import (
     Size,
     Url,
 )
+from scheduler.job.store import SMALL_BYTES
 
 MAX_WORKERS = 100_000
+MAX_VALUE = 4 * (SMALL_BYTES + 2) // 3
+"""Characters of a small value in base 64."""
 
 
 class _Request(BaseModel):
@@ -34,8 +38,11 @@ Shuffle: TypeAlias = Seed | Annotated[bool, Field(strict=True)] | Literal["in or
 
 
 class Submission(JobFields):
-    """A job as it is asked for; passes, or steps."""
+    """A job as it is asked for; passes, or steps. `values`: graph and arrays of little size by digest, which need no blobs then."""
 
+    values: dict[Digest, Annotated[str, StringConstraints(max_length=MAX_VALUE)]] = Field(
+        default_factory=dict, max_length=MAX_FEEDS
+    )
     batch: Batch = None
     shuffle: Shuffle = 0
     epochs: Count | None = None

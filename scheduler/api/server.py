@@ -5,8 +5,10 @@ on the same directory goes on.
 """
 
 import os
+import resource
 import signal
 import socket
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -22,10 +24,16 @@ from scheduler.api.auth import is_loopback
 from scheduler.api.desk import Desk
 from scheduler.api.rules import Rules
 from scheduler.api.stream import Watch
+from scheduler.driver.patience import patiently
 from scheduler.local import EmbeddedService
+from scheduler.running import LEASE_SECONDS
 from workers.data.fence import Fence
 
+PORT = 8000
 GRACE_SECONDS = 10
+DATABASE_SECONDS = 60.0
+SWITCH_SECONDS = 1e-3
+"""After so long a thread that computes lets one that answers go on."""
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -35,23 +43,35 @@ class NotSafe(GraphError):
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Where and how to serve. port 0: one that is free."""
+    """Where and how to serve. port: None is 8000, and for a mere runner one that is free, which it needs for health only.
+
+    role: "api" accepts jobs and never touches Ray, "runner" runs them, "all" does both.
+    """
 
     directory: Path
     host: str = "127.0.0.1"
-    port: int = 8000
+    port: int | None = None
     workers: int | None = None
     rules: Rules = field(default_factory=Rules)
     certificate: Path | None = None
     key: Path | None = None
+    database: str | None = None
+    ray_address: str | None = None
+    role: str = "all"
+    memory: int | None = None
+    lease: float = LEASE_SECONDS
 
 
 def serve(settings: Settings, tell: Callable[[str], None]) -> None:
     """Serve until a signal comes; `tell` gets the URL when requests are taken."""
+    sys.setswitchinterval(SWITCH_SECONDS)
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # each who watches has a socket
     Fence(settings.rules.data).raise_up()
-    listener = _listen(settings.host, settings.port)
+    free = PORT if settings.role != "runner" else 0
+    listener = _listen(settings.host, free if settings.port is None else settings.port)
     with closing(listener):
-        service = EmbeddedService(directory=settings.directory, workers=settings.workers)
+        service = open_service(settings)
         try:
             desk = Desk(service, settings.rules, time.time)
             if not is_loopback(settings.host) and desk.access.is_open():
@@ -59,7 +79,7 @@ def serve(settings: Settings, tell: Callable[[str], None]) -> None:
                     f"{settings.host} can be reached by others, and there are no tokens; make one with `gradfleet token "
                     "create NAME`, or bind to 127.0.0.1"
                 )
-            app = create_app(desk, close=service.close)
+            app = create_app(desk, close=service.close, accepts=settings.role != "runner")
         except BaseException:
             service.close()
             raise
@@ -71,6 +91,18 @@ def serve(settings: Settings, tell: Callable[[str], None]) -> None:
         host, port = listener.getsockname()[:2]
         url = f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
         _Server(config, app.state.watch, lambda: tell(url)).run([listener])
+
+
+def open_service(settings: Settings) -> EmbeddedService:
+    """The service; a database that does not answer is waited for, since it may be starting too."""
+    until = time.monotonic() + DATABASE_SECONDS
+    return patiently(
+        lambda: EmbeddedService(
+            directory=settings.directory, workers=settings.workers, database=settings.database,
+            address=settings.ray_address, memory=settings.memory, runs=settings.role != "api", lease=settings.lease,
+        ),
+        lambda: time.monotonic() > until,
+    )  # fmt: skip
 
 
 class _Server(uvicorn.Server):

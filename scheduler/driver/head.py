@@ -69,3 +69,20 @@ class OwnRay:
         except OSError:
             return False
         return True
+
+
+class JoinedRay:
+    """A Ray that others run, at an address such as "10.0.0.1:6379", or "auto" for the one of this machine."""
+
+    lost = False
+
+    def __init__(self, address: str) -> None:
+        os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
+        try:
+            ray.init(address=address, log_to_driver=False, logging_level="error")
+        except (RuntimeError, ValueError, ConnectionError, OSError, RayError) as error:
+            raise ServiceUnavailable(f"no Ray answers at {address!r}: {error}; see --ray-address") from error
+
+    def stop(self) -> None:
+        """Leave it."""
+        ray.shutdown()

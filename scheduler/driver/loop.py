@@ -2,14 +2,17 @@
 
 One job, in one thread. Every event goes through `Store.append`, so that a job cancelled by somebody
 else ends at the next report: its answer is a terminal job and no commands. The loop holds no state that the
-store does not have, except values; a killed loop is followed by another one with `Resumed`.
+store does not have, except values; a killed loop is followed by another one with `Resumed`. While the database is away the
+loop waits with what it has; when another runner has taken the job meanwhile, the next report raises LeaseLost.
 """
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 
@@ -17,6 +20,7 @@ from graphir import tensors
 from graphir.errors import GraphError
 from graphir.node import Array
 from graphir.partition.plan import Plan
+from scheduler.driver.patience import patiently
 from scheduler.driver.pool import Feeds, Interrupted, Pool, TaskError, WorkerDied, task_error
 from scheduler.job.events import (
     Checkpointed,
@@ -40,9 +44,11 @@ from scheduler.job.events import (
 )
 from scheduler.job.seen import Record
 from scheduler.job.state import Job, Status
-from scheduler.job.store import Store
+from scheduler.job.store import Appended, Lease, SeqConflict, Store
+from scheduler.job.tables import DatabaseUnavailable
 from scheduler.job.values import Values
 
+T = TypeVar("T")
 Clock = Callable[[], float]
 ASK_SECONDS = 0.25
 
@@ -82,15 +88,12 @@ class JobLoop:
         self._beside: dict[str, bytes] = {}
         self._news: Callable[[], Sequence[Event]] = tuple
         self._saves: set[str] = set()
-        self._asked = self._clock()
+        self._asked, self._until = time.monotonic(), math.inf
 
     def run(self, id: str, runner: str) -> Job:
         """Take a queued or left-over job and perform it."""
-        self._record = record = self._store.seen.record(id) or self._store.job(id)
-        if record.job.status.terminal:  # cancelled while it waited
-            return record.job
-        begin = Started if record.job.status is Status.QUEUED else Resumed
-        job = self._report(begin(self._clock(), runner))
+        self._runner = runner
+        job = self._taken(self._store.seen.record(id) or self._ask(lambda: self._store.job(id)))
         if job.status.terminal:
             return job
         try:
@@ -118,8 +121,27 @@ class JobLoop:
         reason = "the service closes" if self._stop() else "others go first"
         return self._report(SetAside(self._clock(), self._job.attempt, reason))
 
+    def _taken(self, record: Record) -> Job:
+        """Begin or go on, unless the job was cancelled while it waited. Others may have had it since it was seen here."""
+        while True:
+            self._record = self._known = record
+            if record.spec.deadline is not None:  # by the steady clock from here on
+                age = max(0.0, self._clock() - record.created)
+                self._until = time.monotonic() + record.spec.deadline - age
+            if record.job.status.terminal:
+                return record.job
+            begin = Started if record.job.status is Status.QUEUED else Resumed
+            try:
+                return self._report(begin(self._clock(), self._runner), takes=True)
+            except SeqConflict:
+                record = self._ask(lambda: self._store.job(self._record.id))
+
+    def _ask(self, question: Callable[[], T]) -> T:
+        """What the store answers, as soon as the database does."""
+        return patiently(question, self._stop)
+
     def _begin(self) -> None:
-        spec, prepared = self._record.spec, self._prepare(self._record)
+        spec, prepared = self._record.spec, self._ask(lambda: self._prepare(self._record))
         self._feeds, self._plan = prepared.feeds, prepared.plan
         outputs = spec.fetch or tuple(self._plan.graph.outputs)
         try:
@@ -140,11 +162,11 @@ class JobLoop:
     def _obey(self, command: Command) -> None:
         match command:
             case Restore(step, blob):
-                self._session.restore(self._start(blob), step)
+                self._session.restore(self._ask(lambda: self._start(blob)), step)
             case RunStep(step, attempt):
                 self._attempt(attempt, lambda: self._steps(step, attempt))
             case SaveCheckpoint(step):
-                self._attempt(self._store.job(self._record.id).job.attempt, lambda: [self._checkpoint(step)])
+                self._attempt(self._job.attempt, lambda: [self._checkpoint(step)])
             case StoreResult(attempt):
                 self._attempt(attempt, lambda: [self._finish(attempt)])
             case ReplaceWorker(worker):
@@ -197,12 +219,10 @@ class JobLoop:
             if not self._late():
                 self._commands.clear()
         except (WorkerDied, TaskError, GraphError) as error:  # others fell meanwhile, or none is left
-            attempt = self._store.job(self._record.id).job.attempt
-            self._report(WorkerLost(self._clock(), attempt, worker, str(error), state_lost=True))
+            self._report(WorkerLost(self._clock(), self._job.attempt, worker, str(error), state_lost=True))
 
     def _past_deadline(self) -> bool:
-        deadline = self._record.spec.deadline
-        return deadline is not None and self._clock() > self._record.created + deadline
+        return time.monotonic() > self._until
 
     def _late(self) -> bool:
         """Whether the deadline has passed, which then is reported."""
@@ -214,7 +234,7 @@ class JobLoop:
     def _interrupted(self) -> bool:
         if self._stop() or self._past_deadline():
             return True
-        now = self._clock()
+        now = time.monotonic()
         if now < self._asked + ASK_SECONDS:  # the store is asked seldom, for chunks may be small
             return False
         self._asked = now
@@ -222,7 +242,8 @@ class JobLoop:
 
     def _ended(self) -> bool:
         """Whether somebody else has ended the job."""
-        self._job = self._store.job(self._record.id).job
+        with suppress(DatabaseUnavailable):  # then it is asked the next time
+            self._job = self._store.job(self._record.id).job
         return self._job.status.terminal
 
     @property
@@ -270,24 +291,38 @@ class JobLoop:
         values = {name: self._feeds[name] for name in self._record.spec.carry}
         return {name: value for name, value in values.items() if isinstance(value, np.ndarray)}
 
-    def _report(self, *happened: Event) -> Job:
+    def _report(self, *happened: Event, takes: bool = False) -> Job:
         news = [replace(event, time=self._clock()) for event in self._news()]
-        appended = self._store.append(self._record.id, [*news, *happened], values=self._beside)
+        appended = self._kept([*news, *happened], takes)
+        self._known = replace(self._known, job=appended.job, seq=appended.seq)
         self._beside.clear()
         self._commands.extend(appended.commands)
         self._commands = deque(c for c in self._commands if _is_due(c, appended.job))
         if appended.job.status.terminal:
             self._commands.clear()
+        self._job = appended.job
         self._drop_saves(appended.job)
         self._changed()
-        self._job = appended.job
         return appended.job
+
+    def _kept(self, events: Sequence[Event], takes: bool) -> Appended:
+        """What the store makes of events; one that failed on the way may have kept them all the same."""
+        known, lease, tried = self._known, Lease(self._runner, takes), False
+
+        def append() -> Appended:
+            nonlocal tried
+            done = self._store.confirm(known, events) if tried else None
+            tried = True
+            after = known.seq if takes else None
+            return done or self._store.append(known.id, events, after=after, values=self._beside, lease=lease)
+
+        return self._ask(append)
 
     def _drop_saves(self, job: Job) -> None:
         """Remove checkpoints that another has taken the place of, or that an ended job left. They name their job and are its own."""
         needed = None if job.status.terminal or job.checkpoint is None else job.checkpoint.blob
         for blob in self._saves - {needed}:
-            self._values.drop(blob)
+            self._ask(lambda blob=blob: self._values.drop(blob))  # type: ignore[misc]
             self._saves.remove(blob)
 
 

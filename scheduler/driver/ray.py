@@ -25,7 +25,7 @@ from graphir.errors import ServiceUnavailable, VersionError
 from graphir.graph import Graph
 from graphir.partition.plan import Plan
 from scheduler.driver.calls import ASK_SECONDS
-from scheduler.driver.head import OwnRay
+from scheduler.driver.head import JoinedRay, OwnRay
 from scheduler.driver.members import PROGRAMS, Assignment, Member, greeted
 from scheduler.driver.pool import Feeds, Session, never
 from scheduler.driver.quick import Quick, QuickSession
@@ -44,15 +44,22 @@ Ref = Any
 
 
 class RayPool:
-    """`workers` actors on the Ray that this process is connected to, or on a local one that is started."""
+    """`workers` actors on the Ray that this process is connected to or that is at an address, or on a local one that is started."""
 
     def __init__(
-        self, workers: int, *, object_store_memory: int | None = None, headless: Callable[[], None] = lambda: None
+        self,
+        workers: int,
+        *,
+        address: str | None = None,
+        object_store_memory: int | None = None,
+        headless: Callable[[], None] = lambda: None,
     ) -> None:
         """headless: called in a thread when a Ray that was started here has lost its head; then close the pool."""
         if workers < 1:
             raise ServiceUnavailable(f"a pool needs at least one worker, not {workers}; give workers=1 or more")
-        self._own = None if ray.is_initialized() else OwnRay(workers, object_store_memory, headless)
+        self._own: OwnRay | JoinedRay | None = None
+        if not ray.is_initialized():
+            self._own = JoinedRay(address) if address else OwnRay(workers, object_store_memory, headless)
         self._lock, self._issuing = threading.Lock(), threading.Lock()
         self._sessions, self._tickets = itertools.count(1), itertools.count(1)
         self.turns = Turns()

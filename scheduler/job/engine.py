@@ -20,6 +20,8 @@ BUSY_SECONDS = 30
 WRITES, PROMISES = "gradfleet_writes", "gradfleet_promises"
 POOL, OVERFLOW = 10, 20
 """Connections to PostgreSQL that one process keeps, and how many more it may open for a while."""
+IDLE_SECONDS = 10
+"""A process that stands still in the midst of a transaction loses it then, and with it the locks that keep others from its jobs."""
 _POSTGRES = ("postgresql", "postgres")
 
 
@@ -30,7 +32,8 @@ def open_engine(url: str, *, durable: bool) -> Engine:
     if parsed.get_backend_name() == "sqlite":
         _check_file(parsed)
     else:
-        limits = {"connect_timeout": 10, "application_name": "gradfleet", "keepalives_idle": 30}
+        idle = f"-c idle_in_transaction_session_timeout={IDLE_SECONDS * 1000}"
+        limits = {"connect_timeout": 10, "application_name": "gradfleet", "keepalives_idle": 30, "options": idle}
         options |= {"pool_size": POOL, "max_overflow": OVERFLOW, "pool_timeout": BUSY_SECONDS}
         options |= {"connect_args": {name: value for name, value in limits.items() if name not in parsed.query}}
     try:

@@ -176,6 +176,15 @@ class Finished(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class Found(Event):
+    """The same work was done before, by this job of the same user, and its result is there: nothing needs to run."""
+
+    job: str
+    result: str
+    fingerprint: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class RunStep:
     """Compute this step; report with this attempt."""
 
@@ -241,6 +250,7 @@ EVENTS: Mapping[str, type[Event]] = {
     "cancel_requested": CancelRequested,
     "deadline_passed": DeadlinePassed,
     "finished": Finished,
+    "found": Found,
 }
 _NAMES: Mapping[type[Event], str] = {event: name for name, event in EVENTS.items()}
 

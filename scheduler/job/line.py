@@ -69,6 +69,10 @@ class Line:
         """How many wait."""
         return len(self._waiting)
 
+    def known(self) -> set[str]:
+        """The ids of those that wait or run."""
+        return self._waiting.keys() | self._running.keys()
+
     def check_room(self, more: int) -> None:
         """QueueFull unless one more job, whose arrays have so many bytes, may wait."""
         if len(self) >= MAX_WAITING_JOBS:
@@ -126,7 +130,7 @@ class Line:
         self._running.pop(id, None)
 
     def cancelled(self, id: str) -> None:
-        """A job waits no more; one that runs does until it has stopped."""
+        """A job waits no more here; one that runs does until it has stopped."""
         self._leave(id)
 
     def _wait(self, place: Place) -> None:

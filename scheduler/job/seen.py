@@ -13,7 +13,7 @@ from itertools import islice
 
 from scheduler.job.events import Event
 from scheduler.job.spec import JobSpec
-from scheduler.job.state import Job
+from scheduler.job.state import Job, Status
 
 JOBS, EVENTS, VALUE_BYTES = 256, 256, 1 << 25
 
@@ -29,6 +29,24 @@ class Record:
     seq: int
     created: float
     updated: float
+
+    @property
+    def head(self) -> "Head":
+        """How far its journal is."""
+        return Head(self.seq, self.job.status.value)
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """How far a job's journal is, and what the job is then."""
+
+    seq: int
+    status: str
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more will come."""
+        return Status(self.status).terminal
 
 
 @dataclass(frozen=True, slots=True)

@@ -164,7 +164,10 @@ class PlanFields(_Model):
 
 
 class JobFields(PlanFields):
-    """What a job is asked to be. `deadline` counts seconds from submission. `key` makes submission idempotent."""
+    """What a job is asked to be. `deadline` counts seconds from submission. `key` makes submission idempotent.
+
+    fresh: it runs even where the result of the same work is known.
+    """
 
     feeds: Annotated[dict[Name, Feed], Field(max_length=MAX_FEEDS)] = {}
     fetch: NameList | None = None
@@ -176,6 +179,7 @@ class JobFields(PlanFields):
     deadline: Seconds | None = None
     retries: Annotated[int, Field(strict=True, ge=0, le=MAX_RETRIES)] = 3
     priority: Annotated[int, Field(strict=True, ge=-MAX_PRIORITY, le=MAX_PRIORITY)] = 0
+    fresh: Annotated[bool, Field(strict=True)] = False
     name: Name | None = None
     key: Name | None = None
 

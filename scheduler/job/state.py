@@ -27,6 +27,7 @@ from scheduler.job.events import (
     DeadlinePassed,
     Event,
     Finished,
+    Found,
     Publish,
     Release,
     ReplaceWorker,
@@ -320,6 +321,11 @@ def _finish(job: Job, event: Finished) -> Step:
     return _end(replace(job, status=Status.SUCCEEDED, result=event.result), event.time)
 
 
+def _found(job: Job, event: Found) -> Step:
+    done = replace(job, step=job.steps, furthest=job.steps, fingerprint=event.fingerprint, result=event.result)
+    return _end(replace(done, status=Status.SUCCEEDED), event.time)
+
+
 def _ignore(job: Job, event: Event) -> Step:
     return job, ()
 
@@ -340,6 +346,7 @@ _LATE = (
 
 TABLE: Mapping[tuple[Status, type[Event]], Handler] = {
     (Status.QUEUED, Started): _start,
+    (Status.QUEUED, Found): _found,
     (Status.QUEUED, CancelRequested): _cancel,
     (Status.QUEUED, DeadlinePassed): _deadline,
     (Status.RUNNING, Resumed): _resume,

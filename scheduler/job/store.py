@@ -9,31 +9,42 @@ processes may open one database. Times and randomness come from the caller.
 """
 
 import hashlib
-import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import lru_cache
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
-from sqlalchemy import Connection, Row, Select, bindparam, delete, func, insert, select, update
-from sqlalchemy.exc import DBAPIError, IntegrityError, TimeoutError
+from sqlalchemy import Connection, Row, Select, func, select
+from sqlalchemy.exc import IntegrityError
 
-from graphir.errors import ServiceUnavailable
-from scheduler.job.engine import open_engine, options_for
-from scheduler.job.events import CancelRequested, Checkpointed, Event, event_from_json, event_to_json
-from scheduler.job.migrations import prepare_schema
-from scheduler.job.seen import Logged, Record, Seen
+from scheduler.job.database import Database
+from scheduler.job.events import CancelRequested, Checkpointed, Event, Found
+from scheduler.job.ids import job_id
+from scheduler.job.rows import event_of, event_row, job_of, new_row, record_of, state_columns
+from scheduler.job.seen import Head, Logged, Record, Seen
 from scheduler.job.spec import JobSpec, parse_spec
 from scheduler.job.state import STORY_EVENTS, Commands, IllegalTransition, Job, Status, new_job, transition
-from scheduler.job.tables import StoreError, events, insert_new_value, jobs, small_values
+from scheduler.job.statements import (
+    ADVANCE,
+    ADVANCE_MINE,
+    ADVANCE_TAKEN,
+    DROP,
+    EVENTS,
+    INSERT_EVENT,
+    INSERT_JOB,
+    JOB,
+    LOCKED,
+    TAKEN,
+    TO_RUN,
+    UNFINISHED,
+    VALUE,
+)
+from scheduler.job.tables import StoreError, events, insert_new_value, jobs
 
 MAX_PAGE = 1000
 SMALL_BYTES = 1 << 16
 """Values of at most so many bytes are kept in the database, in the transaction that names them."""
-_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 
 
 class UnknownJob(StoreError):
@@ -48,6 +59,18 @@ class SeqConflict(StoreError):
     """The journal has grown since the caller looked."""
 
 
+class LeaseLost(StoreError):
+    """Another runner has the job, so this one must not go on with it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """Who writes to a job as the one who runs it. takes: it may be free; else this runner must have it."""
+
+    runner: str
+    takes: bool = False
+
+
 @dataclass(frozen=True, slots=True)
 class Appended:
     """What `append` did: the job now, the last number in its journal, and what must be done."""
@@ -57,16 +80,6 @@ class Appended:
     commands: Commands
 
 
-# Made once, since making a statement takes longer than executing it.
-_JOB = select(jobs).where(jobs.c.id == bindparam("job"))
-_LOCKED = _JOB.with_for_update()
-_EVENTS = (
-    select(events).where(events.c.job == bindparam("job"), events.c.seq > bindparam("after")).order_by(events.c.seq)
-)
-_ADVANCE = update(jobs).where(jobs.c.id == bindparam("known_id"), jobs.c.seq == bindparam("known_seq"))
-_INSERT_JOB, _INSERT_EVENT = insert(jobs), insert(events)
-_VALUE = select(small_values.c.data).where(small_values.c.digest == bindparam("value"))
-_DROP = delete(small_values).where(small_values.c.digest == bindparam("value"))
 SmallValues = Mapping[str, bytes]
 """Values of little size by the SHA-256 of their bytes."""
 NOTHING: SmallValues = {}
@@ -81,76 +94,59 @@ class _Written:
     commands: Commands
 
 
-def job_id(now: float, entropy: bytes) -> str:
-    """A ULID in lower case: 48 bits of milliseconds and 80 random bits; sorts by time."""
-    number = (int(now * 1000) & (2**48 - 1)) << 80 | int.from_bytes(entropy[:10], "big")
-    return "".join(_ALPHABET[number >> shift & 31] for shift in range(125, -1, -5))
-
-
-class Store:
+class Store(Database):
     """The jobs of one database."""
 
     def __init__(self, url: str, *, durable: bool = True, entropy: Callable[[int], bytes] = os.urandom) -> None:
-        self._entropy = entropy
-        self._engine = open_engine(url, durable=durable)
-        self._engines = {
-            (writes, promises): self._engine.execution_options(
-                **options_for(self._engine, writes=writes, promises=promises)
-            )
-            for writes in (False, True)
-            for promises in (False, True)
-        }
-        self._insert_value = insert_new_value(self._engine.dialect.name)
-        self.where = self._engine.url.render_as_string(hide_password=True)
-        self.seen = Seen()
-        try:
-            with self.transaction(writes=True) as connection:
-                prepare_schema(connection, self.where)
-        except BaseException:  # whatever went wrong, the connections must not stay open
-            self.close()
-            raise
+        super().__init__(url, durable=durable)
+        self._entropy, self.seen = entropy, Seen()
+        self._insert_value = insert_new_value(self.dialect)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close the connections; the store cannot be used by another thread meanwhile."""
-        self._engine.dispose()
-
-    def submit(self, spec: JobSpec, now: float, *, owner: str = "", values: SmallValues = NOTHING) -> str:
+    def submit(
+        self,
+        spec: JobSpec,
+        now: float,
+        *,
+        owner: str = "",
+        values: SmallValues = NOTHING,
+        work: str | None = None,
+        found: Found | None = None,
+    ) -> str:
         """Keep a new job and return its id; the same spec under the same key gives the same job.
 
-        values: those of little size that the spec names, kept with it.
+        values: those of little size that the spec names, kept with it. work: by what equal work is found; found: it was.
         """
-        found = self._same_key(spec, owner)
-        if found is not None:
-            return found
-        record = Record(job_id(now, self._entropy(10)), owner, spec, new_job(spec), 0, now, now)
+        job, kept, _ = _apply(new_job(spec), [found] if found else [])
+        record = Record(job_id(now, self._entropy(10)), owner, spec, job, len(kept), now, now)
+        logged = [Logged(seq, event) for seq, event in enumerate(kept, 1)]
         new = self._new(values)
         try:
             with self.transaction(writes=True, promises=True) as connection:
                 self._write_values(connection, new)
-                connection.execute(_INSERT_JOB, _new_row(record))
+                connection.execute(INSERT_JOB, {**new_row(record), "work": work})
+                if logged:
+                    connection.execute(INSERT_EVENT, [event_row(record.id, one) for one in logged])
         except IntegrityError:
-            found = self._same_key(spec, owner)
-            if found is None:
+            earlier = self._same_key(spec, owner)
+            if earlier is None:
                 raise StoreError("two jobs got one id; the store's entropy must be random") from None
-            return found
-        self._keep(_Written(record, [], ()), new)
+            return earlier
+        self._keep(_Written(record, logged, ()), new)
         return record.id
 
     def append(
-        self, job: str, happened: Sequence[Event], *, after: int | None = None, values: SmallValues = NOTHING
+        self,
+        job: str,
+        happened: Sequence[Event],
+        *,
+        after: int | None = None,
+        values: SmallValues = NOTHING,
+        lease: Lease | None = None,
     ) -> Appended:
         """Apply events to a job and keep them. An event that the state table ignores is not kept.
 
-        With `after`, raise SeqConflict when that is not the last number in the journal. values: those of little size that
-        the events name, kept with them.
+        With `after`, raise SeqConflict when that is not the last number in the journal; with a lease, LeaseLost when
+        another runner has the job. values: those of little size that the events name, kept with them.
         """
         known, new = self.seen.record(job), self._new(values)
         promises = any(isinstance(event, CancelRequested | Checkpointed) for event in happened)
@@ -159,25 +155,55 @@ class Store:
                 applied = _apply(known.job, happened)
                 if applied[1]:
                     with self.transaction(writes=True, promises=promises) as connection:
-                        written = self._write(connection, known, *applied, new)
+                        written = self._write(connection, known, *applied, new, lease)
                     return self._keep(written, new)
         with self.transaction(writes=True, promises=promises) as connection:
-            row = self._row(connection, _LOCKED, job)
+            row = self._locked(connection, job, lease)
             if after is not None and after != row.seq:
                 raise SeqConflict(f"the journal of job {job} is at {row.seq}, not {after}; read it again")
             try:
-                applied = _apply(_state(row), happened)
+                applied = _apply(job_of(row), happened)
             except IllegalTransition:  # once more, to raise it with the story that the journal has
-                applied = _apply(_state(row, _story(connection, job)), happened)
-            written = self._write(connection, _record(row), *applied, new)
+                applied = _apply(job_of(row, _story(connection, job)), happened)
+            try:
+                written = self._write(connection, record_of(row), *applied, new, lease)
+            except SeqConflict:  # the journal is locked, so it is not that
+                raise _lost(job) from None
         return self._keep(written, new)
+
+    def confirm(self, known: Record, happened: Sequence[Event]) -> Appended | None:
+        """What an `append` that failed on the way did all the same, or None if it did nothing.
+
+        known: the job as it was before. The database may have kept the events and not been able to say so.
+        """
+        job, seq, found = known.job, known.seq, False
+        commands: Commands = ()
+        for logged in self.events(known.id, known.seq):
+            job, more = transition(job, logged.event)
+            seq = logged.seq
+            if logged.event in happened:
+                found, commands = True, (*commands, *more)
+        return Appended(job, seq, commands) if found else None
+
+    def to_run(self, runner: str) -> list[str]:
+        """The ids of all jobs that have not ended and that no other living runner has, the oldest first."""
+        with self.transaction() as connection:
+            return [str(id) for id in connection.execute(TO_RUN, {"me": runner}).scalars()]
+
+    def records(self, ids: Sequence[str]) -> list[Record]:
+        """These jobs, as far as they exist, the oldest first."""
+        return [
+            found
+            for page in _pages(ids)
+            for found in self._records(select(jobs).where(jobs.c.id.in_(page)).order_by(jobs.c.id))
+        ]
 
     def value(self, digest: str) -> bytes | None:
         """A value of little size, or None if it is not here; verified when it is read from the database."""
         found = self.seen.value(digest)
         if found is None:
             with self.transaction() as connection:
-                row = connection.execute(_VALUE, {"value": digest}).one_or_none()
+                row = connection.execute(VALUE, {"value": digest}).one_or_none()
             if row is None:
                 return None
             found = bytes(row.data)
@@ -189,22 +215,22 @@ class Store:
     def drop(self, digest: str) -> None:
         """Remove a value of little size that nothing names any more, if it is here."""
         with self.transaction(writes=True) as connection:
-            connection.execute(_DROP, {"value": digest})
+            connection.execute(DROP, {"value": digest})
         self.seen.drop_value(digest)
 
     def events(self, job: str, after: int = 0, limit: int | None = None) -> list[Logged]:
         """The journal's events with numbers over `after`, in order."""
         with self.transaction() as connection:
-            query = _EVENTS if limit is None else _EVENTS.limit(limit)
+            query = EVENTS if limit is None else EVENTS.limit(limit)
             rows = connection.execute(query, {"job": job, "after": after}).all()
             if not rows:
-                self._row(connection, _JOB, job)
-        return [Logged(row.seq, _event(row)) for row in rows]
+                self._row(connection, JOB, job)
+        return [Logged(row.seq, event_of(row)) for row in rows]
 
     def job(self, job: str) -> Record:
         """One job, or UnknownJob."""
         with self.transaction() as connection:
-            return _record(self._row(connection, _JOB, job))
+            return record_of(self._row(connection, JOB, job))
 
     def jobs(
         self, limit: int = 100, before: str | None = None, *, owner: str | None = None, status: str | None = None
@@ -219,15 +245,29 @@ class Store:
             query = query.where(jobs.c.status == status)
         return self._records(query)
 
+    def done(self, owner: str, work: str) -> Record | None:
+        """The latest job of this user that did the same work and succeeded."""
+        same = (jobs.c.owner == owner, jobs.c.work == work, jobs.c.status == Status.SUCCEEDED.value)
+        return next(iter(self._records(select(jobs).where(*same).order_by(jobs.c.id.desc()).limit(1))), None)
+
+    def heads(self, ids: Sequence[str]) -> dict[str, Head]:
+        """How far the journals of these jobs are, as far as they exist."""
+        found: dict[str, Head] = {}
+        for page in _pages(ids):
+            with self.transaction() as connection:
+                rows = connection.execute(select(jobs.c.id, jobs.c.seq, jobs.c.status).where(jobs.c.id.in_(page))).all()
+            found |= {row.id: Head(row.seq, row.status) for row in rows}
+        return found
+
     def unfinished(self) -> list[Record]:
         """All jobs that have not ended, the oldest first: what a restarted service takes up."""
-        waiting = [status.value for status in Status if not status.terminal]
-        return self._records(select(jobs).where(jobs.c.status.in_(waiting)).order_by(jobs.c.id))
+        return self._records(select(jobs).where(UNFINISHED).order_by(jobs.c.id))
 
-    def waiting(self, owner: str) -> int:
-        """How many jobs of somebody have not ended."""
-        unfinished = jobs.c.status.in_([status.value for status in Status if not status.terminal])
-        query = select(func.count()).select_from(jobs).where(jobs.c.owner == owner, unfinished)
+    def waiting(self, owner: str | None = None) -> int:
+        """How many jobs, of somebody or of all, have not ended."""
+        query = select(func.count()).select_from(jobs).where(UNFINISHED)
+        if owner is not None:
+            query = query.where(jobs.c.owner == owner)
         with self.transaction() as connection:
             return int(connection.execute(query).scalar_one())
 
@@ -243,13 +283,13 @@ class Store:
     def result(self, job: str) -> str | None:
         """The digest of the job's outputs, or None while there are none."""
         with self.transaction() as connection:
-            row = self._row(connection, _JOB, job)
+            row = self._row(connection, JOB, job)
         return None if row.result is None else str(row.result)
 
     def _records(self, query: Select[Any]) -> list[Record]:
         with self.transaction() as connection:
             rows = connection.execute(query).all()
-        return [_record(row) for row in rows]
+        return [record_of(row) for row in rows]
 
     def _row(self, connection: Connection, query: Select[Any], job: str) -> Row[Any]:
         row = connection.execute(query, {"job": job}).one_or_none()
@@ -257,17 +297,44 @@ class Store:
             raise UnknownJob(f"there is no job {job[:100]!r} in {self.where}")
         return row
 
+    def _locked(self, connection: Connection, job: str, lease: Lease | None) -> Row[Any]:
+        """The job's row, which nobody else writes meanwhile. Who wants to take a job does not wait for another one who does."""
+        if lease is not None and lease.takes:
+            found = connection.execute(TAKEN, {"job": job}).one_or_none()
+            if found is not None:
+                return found
+            self._row(connection, JOB, job)
+            raise _lost(job)
+        row = self._row(connection, LOCKED, job)
+        if lease is not None and row.runner != lease.runner and job_of(row).ended is None:
+            raise _lost(job)
+        return row
+
     def _write(
-        self, connection: Connection, record: Record, job: Job, kept: list[Event], commands: Commands, new: SmallValues
+        self,
+        connection: Connection,
+        record: Record,
+        job: Job,
+        kept: list[Event],
+        commands: Commands,
+        new: SmallValues,
+        lease: Lease | None,
     ) -> "_Written":
         if not kept:
             return _Written(record, [], commands)
         logged = [Logged(seq, event) for seq, event in enumerate(kept, record.seq + 1)]
         after = replace(record, job=job, seq=record.seq + len(kept), updated=kept[-1].time)
-        changed = {**_state_columns(job), "seq": after.seq, "updated": after.updated}
-        if connection.execute(_ADVANCE, {**changed, "known_id": record.id, "known_seq": record.seq}).rowcount != 1:
+        changed = {**state_columns(job), "seq": after.seq, "updated": after.updated}
+        which = {"known_id": record.id, "known_seq": record.seq}
+        advance = ADVANCE
+        if lease is not None:
+            advance, which["me"] = (ADVANCE_TAKEN if lease.takes else ADVANCE_MINE), lease.runner
+            changed["runner"] = lease.runner
+        if job.status.terminal or job.aside:
+            changed["runner"] = None
+        if connection.execute(advance, {**changed, **which}).rowcount != 1:
             raise SeqConflict(f"the journal of job {record.id} grew past {record.seq} meanwhile; read it again")
-        connection.execute(_INSERT_EVENT, [_event_row(record.id, one) for one in logged])
+        connection.execute(INSERT_EVENT, [event_row(record.id, one) for one in logged])
         self._write_values(connection, new)
         return _Written(after, logged, commands)
 
@@ -299,19 +366,13 @@ class Store:
             raise KeyReused(f"key {spec.key!r} was used for job {row.id}, a different one; take another key")
         return str(row.id)
 
-    @contextmanager
-    def transaction(self, *, writes: bool = False, promises: bool = False) -> Iterator[Connection]:
-        """A transaction that is kept if nothing is raised. promises: it outlives a power cut."""
-        try:
-            with self._engines[writes, promises].begin() as connection:
-                yield connection
-        except IntegrityError:
-            raise
-        except (DBAPIError, TimeoutError) as error:
-            cause = error.orig if isinstance(error, DBAPIError) else error
-            raise ServiceUnavailable(
-                f"the job database {self.where} does not work: {cause}; check the file or the server"
-            ) from error
+
+def _pages(ids: Sequence[str]) -> Iterator[Sequence[str]]:
+    return (ids[begin : begin + MAX_PAGE] for begin in range(0, len(ids), MAX_PAGE))
+
+
+def _lost(job: str) -> LeaseLost:
+    return LeaseLost(f"another runner has job {job}; this one leaves it")
 
 
 def _apply(job: Job, happened: Sequence[Event]) -> tuple[Job, list[Event], Commands]:
@@ -327,38 +388,4 @@ def _apply(job: Job, happened: Sequence[Event]) -> tuple[Job, list[Event], Comma
 
 def _story(connection: Connection, job: str) -> list[Event]:
     query = select(events).where(events.c.job == job).order_by(events.c.seq.desc()).limit(STORY_EVENTS)
-    return [_event(row) for row in reversed(connection.execute(query).all())]
-
-
-def _new_row(record: Record) -> dict[str, Any]:
-    spec = record.spec
-    facts = {"id": record.id, "owner": record.owner, "name": spec.name, "key": spec.key, "spec": spec.to_json()}
-    return {**facts, **_state_columns(record.job), "seq": 0, "created": record.created, "updated": record.updated}
-
-
-def _state_columns(job: Job) -> dict[str, Any]:
-    return {"status": job.status.value, "state": job.to_json(), "result": job.result}
-
-
-def _state(row: Row[Any], history: Sequence[Event] = ()) -> Job:
-    return Job.from_json(row.state, history)
-
-
-def _record(row: Row[Any]) -> Record:
-    spec = _spec(json.dumps(row.spec))
-    return Record(row.id, row.owner, spec, _state(row), row.seq, row.created, row.updated)
-
-
-@lru_cache(maxsize=256)
-def _spec(text: str) -> JobSpec:
-    return parse_spec(text)
-
-
-def _event_row(job: str, logged: Logged) -> dict[str, Any]:
-    payload = event_to_json(logged.event)
-    facts = {"type": payload.pop("type"), "time": payload.pop("time")}
-    return {"job": job, "seq": logged.seq, "payload": payload, **facts}
-
-
-def _event(row: Row[Any]) -> Event:
-    return event_from_json({"type": row.type, "time": row.time, **row.payload})
+    return [event_of(row) for row in reversed(connection.execute(query).all())]

@@ -22,9 +22,9 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import postgresql, sqlite
 
-from graphir.errors import GraphError
+from graphir.errors import GraphError, ServiceUnavailable
 
-HEAD = "0004"
+HEAD = "0005"
 """The revision of this schema, the last one in `migrations/versions`."""
 
 metadata = MetaData()
@@ -48,7 +48,8 @@ jobs = Table(
     UniqueConstraint("owner", "key", name="jobs_owner_key"),
     Index("jobs_status", "status", "id"),
     Index("jobs_owner", "owner", "id"),
-    Index("jobs_work", "owner", "work"),
+    Index("jobs_owner_status", "owner", "status", "id"),
+    Index("jobs_work", "owner", "work", "status", "id"),
 )
 
 events = Table(
@@ -106,6 +107,10 @@ holdings = Table(
 
 class StoreError(GraphError):
     """A job database cannot be used as asked."""
+
+
+class DatabaseUnavailable(ServiceUnavailable):
+    """The job database does not answer, or not as a database should."""
 
 
 def insert_new_value(dialect: str) -> postgresql.Insert | sqlite.Insert:

@@ -25,6 +25,10 @@ class Values:
         beside[digest] = small
         return digest
 
+    def has(self, digest: str) -> bool:
+        """Whether the bytes are here."""
+        return self._store.value(digest) is not None or self.blobs.has(digest)
+
     def drop(self, digest: str) -> None:
         """Remove bytes that nothing names any more."""
         self._store.drop(digest)
