@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import graphir as gi
+from graphir.node import REGISTRY
 
 jax.config.update("jax_enable_x64", True)
 INF = float("inf")
@@ -78,3 +79,29 @@ def test_neither_value_wins_beside_a_nan(function: Callable[[gi.Expr, gi.Expr], 
     assert np.isnan(out["v"]).all()
     assert not out["dx"].any()
     assert not out["dy"].any()
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "int8", "uint16", "int64", "bool"])
+def test_where_gives_the_bits_of_what_it_chooses(dtype: str) -> None:
+    rng = np.random.default_rng(3)
+    x, y = ((rng.standard_normal((70, 90)) * 50).astype(dtype) for _ in range(2))
+    if x.dtype.kind == "f":
+        x[0, 0], y[1, 1], y[2] = np.nan, -np.inf, -0.0
+    zero, less = (
+        np.broadcast_to(np.zeros((), dtype), x.shape),
+        np.broadcast_to(np.asarray(-0.0).astype(dtype), x.shape),
+    )
+    condition = rng.random((70, 90)) > 0.5
+    kernel = REGISTRY["where"].kernel
+    for left, right in (
+        (x, y),
+        (x.T.copy().T, y),
+        (x, zero),
+        (zero, y),
+        (x[::-1], less),
+        (np.broadcast_to(x[:1], x.shape), y),
+    ):
+        for chosen in (condition, condition[:, ::-1], np.broadcast_to(condition[:1], condition.shape)):
+            assert (
+                np.ascontiguousarray(kernel(chosen, left, right)).tobytes() == np.where(chosen, left, right).tobytes()
+            )

@@ -17,6 +17,7 @@ import numpy as np
 
 from graphir.interpret import bound_attributes, kernel_error
 from graphir.node import Array, Node
+from graphir.ops.choose import choose
 from workers.fuse import Group
 
 if TYPE_CHECKING:
@@ -177,20 +178,13 @@ def _allocate(group: Group, kernels: Mapping[Node, Kernel]) -> tuple[dict[int, i
 
 def _into(kernel: Kernel, attributes: Mapping[str, Any]) -> Callable[..., Any]:
     """The kernel with an argument `out`, the array for its result."""
-    if isinstance(kernel, np.ufunc):
+    if isinstance(kernel, np.ufunc) or kernel is choose:
         return kernel
-    if kernel is np.where:
-        return _where
 
     def copied(*arguments: Array, out: Array) -> None:
         np.copyto(out, kernel(*arguments, **attributes))
 
     return copied
-
-
-def _where(condition: Array, chosen: Array, other: Array, *, out: Array) -> None:
-    np.copyto(out, other)
-    np.copyto(out, chosen, where=condition)
 
 
 def _share(count: int, rows: int, threads: int, run: Callable[[int, int], None]) -> None:

@@ -11,7 +11,8 @@ from graphir.dims import Dim
 from graphir.errors import AttributeValueError, ShapeError
 from graphir.example import Example, Sample
 from graphir.node import Array, Node, Op
-from graphir.ops.rules import ALL, NUMBERS, letters, need_axis, need_kind
+from graphir.ops.few import one_by_one
+from graphir.ops.rules import NUMBERS, letters, need_axis, need_kind
 from graphir.ops.sources import literal
 from graphir.types import Shape, TensorType, show_shape
 
@@ -193,6 +194,11 @@ def spread(value: Node, like: Node, axes: tuple[int, ...]) -> Node:
     return broadcast(value, shape=like.type.shape, axes=kept)
 
 
+def _sum_kernel(x: Array, *, axes: tuple[int, ...]) -> Array:
+    found = one_by_one(x, axes, np.add)
+    return np.asarray(np.sum(x, axis=axes, dtype=x.dtype)) if found is None else found
+
+
 def _infer_sum(x: TensorType, *, axes: tuple[int, ...]) -> TensorType:
     need_kind(x, NUMBERS, "cast bool to an integer first")
     return infer_reduction(x, axes=axes)
@@ -204,7 +210,7 @@ reduce_sum: Op = Op(
     arity=1,
     attrs={"axes": "ints"},
     infer=_infer_sum,
-    kernel=lambda x, *, axes: np.asarray(np.sum(x, axis=axes, dtype=x.dtype)),
+    kernel=_sum_kernel,
     vjp=(lambda ct, out, x, *, axes: spread(ct, x, axes),),
     axes=reduction_axes("sum"),
     examples=(
@@ -386,9 +392,3 @@ def fill_like(x: Node, value: float | bool) -> Node:
     """A constant with the type of `x`, broadcast from a 0-d constant."""
     scalar = literal(value, x.type.dtype)
     return scalar if not x.type.shape else broadcast(scalar, shape=x.type.shape, axes=())
-
-
-def keep_kinds(x: TensorType) -> TensorType:
-    """Inference of an op that keeps any type."""
-    need_kind(x, ALL)
-    return x

@@ -8,6 +8,7 @@ from graphir.axes import AxisRule
 from graphir.example import Example, Sample
 from graphir.node import Array, Node, Op, Rule
 from graphir.ops.arithmetic import divide, multiply, subtract, tie_share
+from graphir.ops.few import one_by_one
 from graphir.ops.layout import (
     element_count,
     infer_reduction,
@@ -72,10 +73,18 @@ def _logsumexp_kernel(x: Array, *, axes: tuple[int, ...]) -> Array:
     return np.asarray(np.squeeze(total + top, axis=axes), x.dtype)
 
 
+def _extremum(two: np.ufunc) -> Rule:
+    def kernel(x: Array, *, axes: tuple[int, ...]) -> Array:
+        found = one_by_one(x, axes, two)
+        return np.asarray(two.reduce(x, axis=axes)) if found is None else found
+
+    return kernel
+
+
 reduce_max: Op = _reduction(
     "max",
     "The largest element over axes; NaN if one is.",
-    lambda x, *, axes: np.asarray(np.max(x, axis=axes)),
+    _extremum(np.maximum),
     "max",
     NUMBERS,
     (_extremum_vjp,),
@@ -83,7 +92,7 @@ reduce_max: Op = _reduction(
 reduce_min: Op = _reduction(
     "min",
     "The smallest element over axes; NaN if one is.",
-    lambda x, *, axes: np.asarray(np.min(x, axis=axes)),
+    _extremum(np.minimum),
     "min",
     NUMBERS,
     (_extremum_vjp,),

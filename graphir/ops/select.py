@@ -8,7 +8,8 @@ import numpy as np
 from graphir.errors import ShapeError
 from graphir.example import Example, Sample
 from graphir.node import Node, Op, Rule
-from graphir.ops.layout import fill_like, keep_kinds
+from graphir.ops.choose import choose
+from graphir.ops.layout import fill_like
 from graphir.ops.rules import (
     ALL,
     INTEGERS,
@@ -61,7 +62,7 @@ where: Op = Op(
     "x where the condition holds, y elsewhere.",
     arity=3,
     infer=_infer_where,
-    kernel=np.where,
+    kernel=choose,
     vjp=(
         None,
         lambda ct, out, c, x, y: where(c, ct, fill_like(ct, 0)),
@@ -71,11 +72,17 @@ where: Op = Op(
     examples=(Example((Sample((3, 4), "bool"), Sample((3, 4)), Sample((3, 4)))),),
 )
 
+
+def _any_kind(x: TensorType) -> TensorType:
+    need_kind(x, ALL)
+    return x
+
+
 stop_gradient: Op = Op(
     "stop_gradient",
     "The value itself, held constant by differentiation.",
     arity=1,
-    infer=keep_kinds,
+    infer=_any_kind,
     kernel=lambda x: x,
     vjp="stop_gradient: held constant on purpose",
     axes=elementwise_axes,
