@@ -18,12 +18,13 @@ COMBINES = ("sum", "prod", "max", "min", "logaddexp", "all", "any")
 
 @dataclass(frozen=True, slots=True)
 class AxisRule:
-    """The factors of each axis of each input and of the output."""
+    """The factors of each axis of each input and of the output; visited: whole ones of one operand that multiply the work."""
 
     inputs: tuple[tuple[str, ...], ...]
     output: tuple[str, ...]
     combine: str | None = None
     whole: frozenset[str] = frozenset()
+    visited: frozenset[str] = frozenset()
 
     @property
     def factors(self) -> tuple[str, ...]:
@@ -48,15 +49,15 @@ class AxisRule:
     def work(self, input_shapes: Sequence[tuple[int, ...]], output_shape: tuple[int, ...]) -> int:
         """The number of index points that the operation visits: the product of its factors' sizes.
 
-        A whole factor of one operand alone indexes elements that are moved (concat, take), so it does not multiply
-        the others; then the largest operand counts if it has more elements.
+        A whole factor of one operand alone indexes elements that are moved (concat, take), unless it is `visited`, so it
+        does not multiply the others; then the largest operand counts if it has more elements.
         """
         operands = (*self.inputs, self.output)
         sizes: dict[str, int] = {}
         for axes, shape in zip(operands, (*input_shapes, output_shape), strict=True):
             for factor, size in zip(axes, shape, strict=True):
                 sizes[factor] = max(sizes.get(factor, 0), size)
-        moved = {f for f in self.whole if sum(f in axes for axes in operands) == 1}
+        moved = {f for f in self.whole - self.visited if sum(f in axes for axes in operands) == 1}
         looped = prod(size for factor, size in sizes.items() if factor not in moved)
         return max(looped, *(prod(sizes[f] for f in axes) for axes in operands)) if moved else looped
 

@@ -13,7 +13,7 @@ from graphir.dims import Dim
 from graphir.errors import GraphError, ShapeError
 from graphir.graph import Graph
 from graphir.node import Node, describe, made_by, make
-from graphir.ops import arithmetic, contraction, gather, indexing, layout, random, select, sources
+from graphir.ops import arithmetic, contraction, convolution, gather, indexing, layout, random, select, sources
 from graphir.origin import Origin
 
 Batcher = Callable[[Node, tuple[Node, ...], tuple[bool, ...], Dim], Node]
@@ -191,7 +191,43 @@ def _searchsorted(node: Node, inputs: tuple[Node, ...], grown: tuple[bool, ...],
     return layout.reduce_sum(select.cast(before(each, sought), dtype=node.type.dtype.name), axes=(1,))
 
 
+def _convolution(node: Node, inputs: tuple[Node, ...], grown: tuple[bool, ...], size: Dim) -> Node:
+    """With one set of kernels all rows are one batch; otherwise the new axis multiplies the groups."""
+    attrs = dict(node.attrs)
+    kernels = 1 if node.op is not convolution.conv_kernel else None
+    if kernels == 1 and not grown[1]:
+        first = inputs[0]
+        rows = layout.reshape(first, shape=(dims.multiply(size, first.type.shape[1]), *first.type.shape[2:]))
+        return layout.reshape(make(node.op, (rows, inputs[1]), node.attrs), shape=(size, *node.type.shape))
+    groups = attrs["groups"]
+    parts = [
+        _filters_together(new) if k == kernels else _channels_together(new)
+        for k, new in enumerate(_all(node, inputs, size))
+    ]
+    many = node.op(*parts, **{**attrs, "groups": dims.multiply(size, groups)})
+    if kernels is None:  # the filters of all, one after the other
+        return layout.reshape(many, shape=(size, *node.type.shape))
+    batch, channels, *rest = node.type.shape
+    apart = layout.reshape(many, shape=(batch, size, channels, *rest))
+    return layout.permute(apart, axes=(1, 0, *range(2, apart.type.rank)))
+
+
+def _channels_together(x: Node) -> Node:
+    """[batch, size * channels, ...] from [size, batch, channels, ...]."""
+    size, rows, channels, *rest = x.type.shape
+    turned = layout.permute(x, axes=(1, 0, *range(2, x.type.rank)))
+    return layout.reshape(turned, shape=(rows, dims.multiply(size, channels), *rest))
+
+
+def _filters_together(w: Node) -> Node:
+    size, filters, *rest = w.type.shape
+    return layout.reshape(w, shape=(dims.multiply(size, filters), *rest))
+
+
 RULES: dict[str, Batcher] = {
+    "conv": _convolution,
+    "conv_input": _convolution,
+    "conv_kernel": _convolution,
     "matmul": _matmul,
     "einsum": _einsum,
     "take": _take,

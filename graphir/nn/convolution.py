@@ -1,27 +1,22 @@
-"""Convolutions (cross-correlations, as everywhere in deep learning) as products of windows and kernels."""
+"""Convolutions (cross-correlations, as everywhere in deep learning)."""
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
-from graphir import array, dims, manipulate
+from graphir import dims, manipulate
 from graphir.errors import AttributeValueError, ShapeError
 from graphir.expr import Expr, as_expr, match_dtypes
 from graphir.nn.windows import (
     Geometry,
     Numbers,
     Padding,
-    cut,
     each,
-    pad_constant,
     sides,
-    slide,
     spatial_sizes,
     windows_of,
 )
-from graphir.ops import layout
+from graphir.ops import convolution
 from graphir.origin import located
-from graphir.products import element_count
 
 
 @located
@@ -92,30 +87,27 @@ def spread_and_convolve(
     crop: tuple[Sequence[int], Sequence[int]],
     groups: int,
 ) -> Expr:
-    """A convolution of x spread by the strides with flipped kernels; `crop` is what the output loses at its ends."""
+    """The adjoint of a convolution; `crop` is what the output loses at its ends."""
     kernel, sizes = spatial_sizes(w), spatial_sizes(x)
-    rank = len(sizes)
-    spans = [(k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True)]
     before, after = crop
-    for axis in range(rank):
-        spread = (sizes[axis] - 1) * strides[axis] + 1
-        if strides[axis] > 1:
-            x = Expr(layout.place(x.node, axis=2 + axis, size=spread, start=0, step=strides[axis]))
-        x = _grown(x, 2 + axis, spans[axis] - 1 - before[axis], spans[axis] - 1 - after[axis])
-        w = manipulate.flip(w, 2 + axis)
-    share = dims.exact_quotient(w.shape[0], groups)
-    if share is None:
-        raise ShapeError(f"{w.shape[0]} channels do not divide into {groups} groups")
-    split = manipulate.reshape(w, (groups, share, *w.shape[1:]))
-    turned = manipulate.permute_dims(split, (0, 2, 1, *range(3, 3 + rank)))
-    kernels = manipulate.reshape(turned, (dims.multiply(groups, w.shape[1]), share, *kernel))
-    now = spatial_sizes(x)
-    outputs = tuple(size - span + 1 for size, span in zip(now, spans, strict=True))
+    spans = [(k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True)]
+    parts = zip(sizes, strides, spans, before, after, strict=True)
+    outputs = tuple([(size - 1) * stride + span - b - a for size, stride, span, b, a in parts])
     if min(outputs) < 1:
         raise ShapeError(f"nothing is left of sizes {sizes} with kernel {kernel}; use less padding")
-    zeros = (0,) * rank
-    g = Geometry(now, kernel, (1,) * rank, tuple(dilations), zeros, zeros, outputs)
-    return convolve(x, kernels, g, groups)
+    if dims.exact_quotient(w.shape[0], groups) is None:
+        raise ShapeError(f"{w.shape[0]} channels do not divide into {groups} groups")
+    return Expr(
+        convolution.conv_input(
+            x.node,
+            w.node,
+            strides=tuple(strides),
+            dilations=tuple(dilations),
+            before=tuple(before),
+            sizes=outputs,
+            groups=groups,
+        )
+    )
 
 
 def add_bias(x: Expr, bias: Expr | None) -> Expr:
@@ -126,30 +118,21 @@ def add_bias(x: Expr, bias: Expr | None) -> Expr:
 
 
 def convolve(x: Expr, w: Expr, g: Geometry, groups: int) -> Expr:
-    """Windows (group, batch * places, channels * kernel) times kernels (group, channels * kernel, filters)."""
-    batch, channels, filters = x.shape[0], x.shape[1], w.shape[0]
-    share, made = dims.exact_quotient(channels, groups), dims.exact_quotient(filters, groups)
+    """The convolution over the windows."""
+    share, made = dims.exact_quotient(x.shape[1], groups), dims.exact_quotient(w.shape[0], groups)
     if share is None or made is None or w.shape[1] != share:
         raise ShapeError(
-            f"kernels {w.node.type} do not fit {channels} channels in {groups} groups; both axes 0 of kernels and 1 of "
+            f"kernels {w.node.type} do not fit {x.shape[1]} channels in {groups} groups; both axes 0 of kernels and 1 of "
             "the input divide into the groups, and axis 1 of kernels is channels / groups"
         )
-    rank, taps = len(g.sizes), math.prod(g.kernel)
-    windows = slide(x, g)
-    split = manipulate.reshape(windows, (batch, groups, share, *g.outputs, *g.kernel))
-    places = range(3, 3 + rank)
-    ordered = manipulate.permute_dims(split, (1, 0, *places, 2, *range(3 + rank, 3 + 2 * rank)))
-    width = dims.multiply(share, taps)
-    rows = manipulate.reshape(ordered, (groups, element_count((batch, *g.outputs)), width))
-    kernels = manipulate.reshape(w, (groups, made, width))
-    product = array.matmul(rows, kernels.mT)
-    spread = manipulate.reshape(product, (groups, batch, *g.outputs, made))
-    joined = manipulate.permute_dims(spread, (1, 0, 2 + rank, *range(2, 2 + rank)))
-    return manipulate.reshape(joined, (batch, filters, *g.outputs))
-
-
-def _grown(x: Expr, axis: int, before: int, after: int) -> Expr:
-    """Zeros added, or elements taken away where the numbers are negative."""
-    size = x.shape[axis]
-    x = cut(x, axis, max(-before, 0), dims.subtract(size, max(-after, 0)))
-    return pad_constant(x, axis, max(before, 0), max(after, 0), array.constant(0, x.dtype))
+    return Expr(
+        convolution.conv(
+            x.node,
+            w.node,
+            strides=g.strides,
+            dilations=g.dilations,
+            before=g.before,
+            outputs=g.outputs,
+            groups=groups,
+        )
+    )

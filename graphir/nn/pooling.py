@@ -8,7 +8,8 @@ import numpy as np
 from graphir import array, elementwise, manipulate
 from graphir.errors import AttributeValueError
 from graphir.expr import Expr, as_expr
-from graphir.nn.windows import Geometry, Numbers, Padding, each, slide, spatial_sizes, windows_of
+from graphir.nn.windows import Geometry, Numbers, Padding, each, padded, slide, spatial_sizes, windows_of
+from graphir.ops import pooling
 from graphir.origin import located
 from graphir.products import element_count
 
@@ -30,11 +31,12 @@ def average(windows: Expr, g: Geometry, count_padding: bool) -> Expr:
     for axis, size in enumerate(g.sizes):
         places = g.positions(axis)
         if count_padding:
-            inside = places < g.before[axis] + size + g.after[axis]
+            there = places < g.before[axis] + size + g.after[axis]
         else:
-            inside = (places >= g.before[axis]) & (places < g.before[axis] + size)
-        counts = counts[..., None] * inside.sum(1)
-    return array.sum(windows, -1, dtype=windows.dtype) / array.constant(counts, windows.dtype)
+            there = (places >= g.before[axis]) & (places < g.before[axis] + size)
+        counts = counts[..., None] * there.sum(1)
+    inside = tuple(range(2 + len(g.sizes), windows.ndim))
+    return array.sum(windows, inside, dtype=windows.dtype) / array.constant(counts, windows.dtype)
 
 
 def norm(x: Expr, axes: tuple[int, ...], p: int, keep: bool) -> Expr:
@@ -75,7 +77,8 @@ def max_pool(
     """
     value = as_expr(x)
     g = _geometry(value, kernel, stride, padding, dilation, ceil_mode)
-    return array.max(flat_windows(value, g, lowest(value)), -1)
+    given = padded(value, g, lowest(value)).node
+    return Expr(pooling.window_max(given, kernel=g.kernel, outputs=g.outputs, strides=g.strides, dilations=g.dilations))
 
 
 @located
@@ -91,7 +94,7 @@ def avg_pool(
     """The mean of each window of x [batch, channels, sizes...]; the stride is the kernel by default."""
     value = as_expr(x)
     g = _geometry(value, kernel, stride, padding, 1, ceil_mode)
-    return average(flat_windows(value, g, 0.0), g, count_include_pad)
+    return average(slide(value, g), g, count_include_pad)
 
 
 @located

@@ -1,7 +1,6 @@
 """Sliding windows over the spatial axes (those from 2 on): their geometry, and the view of a value as windows.
 
-`slide` takes windows with constant positions, so the adjoint adds them back; spatial sizes must be numbers, while the
-batch and the channels may be named.
+Spatial sizes must be numbers, while the batch and the channels may be named.
 """
 
 import math
@@ -15,8 +14,7 @@ from graphir import array, dims, manipulate
 from graphir.dims import Dim
 from graphir.errors import AttributeValueError, ShapeError
 from graphir.expr import Expr
-from graphir.node import Array
-from graphir.ops import layout
+from graphir.ops import layout, windows
 from graphir.types import INT64
 
 Numbers = int | Sequence[int]
@@ -139,21 +137,17 @@ def _output(size: int, before: int, after: int, span: int, stride: int, ceil: bo
 
 def slide(x: Expr, g: Geometry, fill: float = 0.0) -> Expr:
     """The windows of x: (batch, channels, outputs..., kernel...)."""
-    rank = len(g.sizes)
+    given = padded(x, g, fill).node
+    return Expr(windows.windows(given, kernel=g.kernel, outputs=g.outputs, strides=g.strides, dilations=g.dilations))
+
+
+def padded(x: Expr, g: Geometry, fill: float) -> Expr:
+    """x with what windows may have before and after it."""
     filler = array.constant(fill, x.dtype)
-    for axis in range(rank):
+    for axis in range(len(g.sizes)):
         before, after = g.padding(axis)
         x = pad_constant(x, 2 + axis, before, after, filler)
-    for axis in range(rank):
-        x = _windows(x, g.positions(axis), 2 + 2 * axis)
-    return manipulate.permute_dims(x, [0, 1, *range(2, x.ndim, 2), *range(3, x.ndim, 2)])
-
-
-def _windows(x: Expr, positions: Array, axis: int) -> Expr:
-    """The windows along one axis; where they lie side by side, the axis is only divided."""
-    if np.array_equal(positions.reshape(-1), np.arange(x.shape[axis])):
-        return manipulate.reshape(x, (*x.shape[:axis], *positions.shape, *x.shape[axis + 1 :]))
-    return array.take(x, positions, axis)
+    return x
 
 
 def flat_positions(g: Geometry, column_major: bool) -> Expr:

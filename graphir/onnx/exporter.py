@@ -23,6 +23,7 @@ from graphir.onnx import out_random as _random
 from graphir.onnx import out_reduction as _reduction
 from graphir.onnx import out_scans as _scans
 from graphir.onnx import out_signal as _signal
+from graphir.onnx import out_windows as _windows
 from graphir.onnx.dtypes import CODE_OF
 from graphir.onnx.writer import Writer, write_nodes
 
@@ -31,7 +32,9 @@ IR_VERSION = 10
 MAX_BYTES = (1 << 31) - 1
 """The largest message that protobuf reads."""
 
-FAMILIES = (_control, _elementwise, _functions, _indexing, _layout, _linalg, _random, _reduction, _scans, _signal)
+FAMILIES = (
+    _control, _elementwise, _functions, _indexing, _layout, _linalg, _random, _reduction, _scans, _signal, _windows,
+)  # fmt: skip
 """The modules whose import fills RULES."""
 
 

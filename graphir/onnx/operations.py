@@ -37,6 +37,8 @@ CALLED = {
     "logabsdet": ("linalg.slogdet",), "sign_of_det": ("linalg.slogdet",), "take_at": ("take",),
     "random_bits": ("random.bits",), "random_key": ("random.fold_in", "random.split"), "call": ("checkpoint",),
     "einsum": ("einsum", "tensordot", "vecdot"), "erf": ("nn.gelu",), "slice": ("Expr.__getitem__",),
+    "conv_input": ("nn.conv_transpose",), "windows": ("nn.avg_pool", "nn.lp_pool"),
+    "window_max": ("nn.max_pool",),
 }  # fmt: skip
 """Public functions of ops whose names differ from theirs."""
 

@@ -1,14 +1,15 @@
 """The op families, one a file; importing the package fills the registry.
 
 Families import one another in one direction: sources, layout, select, arithmetic, transcendental, scans,
-reduction, then contraction, indexing, gather, ordering, special, random, fourier, bits, matrices, linalg and
-factorisations.
+reduction, then contraction, windows, convolution, pooling, indexing, gather, ordering, special, random, fourier, bits, matrices,
+linalg and factorisations. `correlate`, `few` and `choose` have kernels.
 """
 
 from graphir.ops import (
     arithmetic,
     bits,
     contraction,
+    convolution,
     factorisations,
     fourier,
     gather,
@@ -17,6 +18,7 @@ from graphir.ops import (
     linalg,
     matrices,
     ordering,
+    pooling,
     random,
     reduction,
     scans,
@@ -24,12 +26,14 @@ from graphir.ops import (
     sources,
     special,
     transcendental,
+    windows,
 )
 
 __all__ = [
     "arithmetic",
     "bits",
     "contraction",
+    "convolution",
     "factorisations",
     "fourier",
     "gather",
@@ -38,6 +42,7 @@ __all__ = [
     "linalg",
     "matrices",
     "ordering",
+    "pooling",
     "random",
     "reduction",
     "scans",
@@ -45,4 +50,5 @@ __all__ = [
     "sources",
     "special",
     "transcendental",
+    "windows",
 ]

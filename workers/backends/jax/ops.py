@@ -12,6 +12,15 @@ import jax.numpy as jnp
 from jax import lax
 
 from graphir.errors import EvaluationError, ShapeError, SingularMatrixError
+from workers.backends.jax.windows import (
+    conv,
+    conv_input,
+    conv_kernel,
+    unwindows,
+    window_max,
+    window_max_share,
+    windows,
+)
 
 Guard = Callable[[Any, type[Exception], str], None]
 HIGHEST = lax.Precision.HIGHEST
@@ -358,7 +367,7 @@ PLAIN: dict[str, Callable[..., Any]] = ELEMENTWISE | {
     "argmax": lambda x, *, axis: jnp.argmax(x, axis).astype("int64"),
     "argmin": lambda x, *, axis: jnp.argmin(x, axis).astype("int64"),
     "argsort": _argsorted, "broadcast": _broadcast, "cofactor": _cofactor,
-    "concat": lambda *xs, axis: jnp.concatenate(xs, axis),
+    "concat": lambda *xs, axis: jnp.concatenate(xs, axis), "conv": conv, "conv_input": conv_input, "conv_kernel": conv_kernel,
     "cumulative_prod": lambda x, *, axis: jnp.cumprod(x, axis, dtype=x.dtype),
     "cumulative_sum": lambda x, *, axis: jnp.cumsum(x, axis, dtype=x.dtype),
     "custom_vjp": lambda value, *arguments, rule: value, "delay": _delay, "delayed_recurrence": _recurrence(1),
@@ -374,6 +383,7 @@ PLAIN: dict[str, Callable[..., Any]] = ELEMENTWISE | {
     "searchsorted": lambda ordered, values, *, side: jnp.searchsorted(ordered, values, side).astype("int64"),
     "sign_of_det": lambda x: jnp.linalg.slogdet(x)[0], "size": lambda *, dim: jnp.asarray(dim, "int64"), "slice": _slice,
     "softmax": _softmax, "sort": _sorted, "sum": lambda x, *, axes: jnp.sum(x, axes, dtype=x.dtype),
+    "unwindows": unwindows, "window_max": window_max, "window_max_share": window_max_share, "windows": windows,
 }  # fmt: skip
 """Ops of one output that never refuse a value."""
 
