@@ -1,13 +1,29 @@
-"""Compiled code for fused groups and for small graphs, by LLVM; numpy's kernels for the rest. The extra `llvm`.
+"""Compiled code for fused groups, convolutions and small graphs, by LLVM; numpy's kernels for the rest. The extra `llvm`.
 
 `code` writes instructions, `vector` the functions that processors lack, `scalar` what an op does to one element; `build`
 makes machine code and keeps it (`cache`). `loops` runs fused groups; `whole` small graphs, of which `stored` says what is
-written and `nests` makes the loops. But for sums, whose terms are split among the lanes of vectors, nothing is contracted or put
-into another order: sums of two, products and comparisons have numpy's bits.
+written and `nests` makes the loops; `correlate` convolves. But for sums, whose terms are split among the lanes of vectors, and
+convolutions nothing is contracted or put into another order: sums of two, products and comparisons have numpy's bits.
 """
 
+from collections.abc import Callable
+
+from graphir.node import Array, Op
+from workers.backends import numpy
+from workers.backends.llvm import correlate
 from workers.backends.llvm.loops import loop
 from workers.backends.llvm.whole import whole
-from workers.backends.numpy import kernel
+
+_OWN: dict[str, Callable[..., Array]] = {
+    "conv": correlate.conv,
+    "conv_input": correlate.conv_input,
+    "conv_kernel": correlate.conv_kernel,
+}
+
+
+def kernel(op: Op) -> Callable[..., Array]:
+    """The compiled kernel of a convolution, NumPy's of any other op."""
+    return _OWN.get(op.name) or numpy.kernel(op)
+
 
 __all__ = ["kernel", "loop", "whole"]

@@ -67,6 +67,12 @@ def target() -> str:
     return f"llvm {'.'.join(map(str, llvm.llvm_version_info))} {llvm.get_host_cpu_name()}"
 
 
+def has_feature(name: str) -> bool:
+    """Whether code is made with this extension of the processor."""
+    with _LOCK:  # there is to be one machine, whoever asks first
+        return f"+{name}" in _machine().features.split(",")
+
+
 def address(text: str) -> int:
     """Of the function whose name is @RUN in the text; made once in a process."""
     with _LOCK:
