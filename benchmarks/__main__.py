@@ -1,5 +1,9 @@
-"""Run measurements: `python -m benchmarks [SECTION ...]` prints the tables, `--write` puts them into docs/performance.md."""
+"""Run measurements: `python -m benchmarks [SECTION ...]` prints the tables, `--write` puts them into docs/performance.md.
 
+`--kept FILE` takes the section `single` from a file that `python -m benchmarks.single --keep FILE` has written, in pieces.
+"""
+
+import argparse
 import os
 import platform
 import sys
@@ -154,12 +158,18 @@ def written(before: str, names: Sequence[str]) -> tuple[str, dict[str, str]]:
 
 def main(arguments: Sequence[str]) -> None:
     """Measure the sections that are named, or all."""
-    write, names = "--write" in arguments, [name for name in arguments if name != "--write"]
-    unknown = [name for name in names if name not in SECTIONS]
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("sections", nargs="*", metavar="SECTION")
+    parser.add_argument("--write", action="store_true")
+    parser.add_argument("--kept", type=Path)
+    given = parser.parse_args(arguments)
+    unknown = [name for name in given.sections if name not in SECTIONS]
     if unknown:
         sys.exit(f"there is no section {unknown[0]!r}; the sections are {', '.join(SECTIONS)}")
-    page, pictures = written(PAGE.read_text() if PAGE.exists() else "", names or list(SECTIONS))
-    if write:
+    if given.kept is not None:
+        SECTIONS["single"] = SINGLE, lambda: single.section(single.kept(given.kept))
+    page, pictures = written(PAGE.read_text() if PAGE.exists() else "", given.sections or list(SECTIONS))
+    if given.write:
         PAGE.write_text(page)
         for name, picture in pictures.items():
             (PAGE.parent / name).write_text(picture)

@@ -1,9 +1,11 @@
 """Workloads on one machine, ours beside the peers: processes, rounds in turn, and what the page says of them.
 
-`python -m benchmarks.single [WORKLOAD ...] [--peer NAME, ...]` prints some. Peers run with this Python where it has their library, else
-with that of GRADFLEET_BENCH_PYTHON; a peer that neither has is named as missing.
+`python -m benchmarks.single [WORKLOAD ...] [--peer NAME, ...]` prints some. `--keep FILE` adds them to what is in the file, for
+`python -m benchmarks single --kept FILE --write`. Peers run with this Python where it has their library, else with that of
+GRADFLEET_BENCH_PYTHON; a peer that neither has is named as missing.
 """
 
+import argparse
 import json
 import os
 import select
@@ -13,7 +15,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
 from statistics import median
@@ -51,11 +53,15 @@ class Cell:
 
 @dataclass
 class Row:
-    """A workload, its cells by peer, and the bandwidth of memory in each round, GB/s."""
+    """A workload, its cells by peer, and the bandwidth of memory in each round, GB/s.
+
+    profile: where the time of our fastest back-end goes, if a peer is faster.
+    """
 
     workload: Workload
     cells: dict[str, Cell]
     bandwidth: list[float] = field(default_factory=list)
+    profile: str = ""
 
 
 class Child:
@@ -84,10 +90,17 @@ class Child:
 
     def sample(self) -> float:
         """Seconds a call."""
+        return float(self._asked("")["seconds"])
+
+    def profile(self) -> str:
+        """Where they go."""
+        return str(self._asked("profile")["profile"])
+
+    def _asked(self, line: str) -> dict[str, Any]:
         assert self._process.stdin is not None
-        self._process.stdin.write(b"\n")
+        self._process.stdin.write(f"{line}\n".encode())
         self._process.stdin.flush()
-        return float(self.answer(READY_SECONDS)["seconds"])
+        return self.answer(READY_SECONDS)
 
     def end(self) -> None:
         """End the process and what it started."""
@@ -141,6 +154,9 @@ def measured(w: Workload, peers: Sequence[str], rounds: int = ROUNDS) -> Row:
                 live[peer] = child
             print(f"  {w.name} {peer}: {cell.why or f'ready, first call {cell.first:.2f} s'}", file=sys.stderr)
         _rounds(row, live, rounds)
+        own = [peer for peer in live if peer.startswith(single_page.OURS)]
+        if own and 0 < single_page.best_peer(row)[2] < 1:
+            row.profile = live[min(own, key=lambda peer: row.cells[peer].seconds)].profile()
     return row
 
 
@@ -215,14 +231,50 @@ def section(rows: Sequence[Row]) -> tuple[str, dict[str, str]]:
     return single_page.tables(rows), {"single.svg": single_page.picture(rows)}
 
 
+# ---- measured in pieces ----
+
+
+def keep(rows: Sequence[Row], path: Path) -> None:
+    """Add rows to a file; a workload that is measured again replaces what was there, peer by peer."""
+    known = json.loads(path.read_text()) if path.exists() else {}
+    for row in rows:
+        new = asdict(row) | {"workload": row.workload.name}
+        old = known.get(row.workload.name, {"cells": {}})
+        known[row.workload.name] = new | {"cells": old["cells"] | new["cells"]}
+    path.write_text(json.dumps(known))
+
+
+def kept(path: Path) -> list[Row]:
+    """The rows of a file, in the order of the workloads and of the peers."""
+    known = json.loads(path.read_text())
+    rows = []
+    for name in WORKLOADS:
+        if name in known:
+            found = known[name] | {"workload": WORKLOADS[name]}
+            cells = {peer: Cell(**found["cells"][peer]) for peer in PEERS if peer in found["cells"]}
+            rows.append(Row(**(found | {"cells": cells})))
+    return rows
+
+
 def main(arguments: Sequence[str]) -> None:
     """Print the tables of some workloads and peers."""
-    given, _, chosen = " ".join(arguments).partition("--peer")
-    names, peers = given.split(), [peer.strip() for peer in chosen.split(",") if peer.strip()]
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.single", description="Measure some workloads and peers."
+    )
+    parser.add_argument("workloads", nargs="*", metavar="WORKLOAD")
+    parser.add_argument("--peer", nargs="*", default=[], metavar="NAME,", help="names with commas between them")
+    parser.add_argument("--keep", type=Path, help="add what is measured to this file")
+    given = parser.parse_args(arguments)
+    names, peers = given.workloads, [peer.strip() for peer in " ".join(given.peer).split(",") if peer.strip()]
     unknown = [name for name in names if name not in WORKLOADS] + [peer for peer in peers if peer not in PEERS]
     if unknown:
         sys.exit(f"there is no {unknown[0]!r}; workloads: {', '.join(WORKLOADS)}; peers: {', '.join(PEERS)}")
-    print(single_page.tables(measure(names or list(WORKLOADS), peers or list(PEERS))))
+    rows = []
+    for name in names or list(WORKLOADS):
+        rows += measure([name], peers or list(PEERS))
+        if given.keep is not None:
+            keep(rows[-1:], given.keep)
+    print(single_page.tables(rows))
 
 
 if __name__ == "__main__":

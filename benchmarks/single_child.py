@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.single_peers import PEERS, Call, Oracle, Unsupported
+from benchmarks.single_peers import PEERS, Call, Oracle, Peer, Unsupported
 from benchmarks.workloads import WORKLOADS
 
 SAMPLE_SECONDS, WARM_SECONDS = 0.03, 0.3
@@ -33,9 +33,9 @@ def forget_peak() -> None:
         Path("/proc/self/clear_refs").write_text("5")
 
 
-def prepared(peer: str, workload: str, folder: Path) -> tuple[dict[str, Any], Call, int]:
+def prepared(maker: Peer, peer: str, workload: str, folder: Path) -> tuple[dict[str, Any], Call, int]:
     """What to tell of the first calls, the call, and how often it is called for a sample."""
-    w, maker = WORKLOADS[workload], PEERS.get(peer, Oracle)()
+    w = WORKLOADS[workload]
     maker.load()
     arrays = w.arrays()
     forget_peak()
@@ -62,8 +62,9 @@ def main(peer: str, workload: str, folder: str, descriptor: str) -> None:
         def reply(**message: Any) -> None:
             print(json.dumps(message), file=out, flush=True)
 
+        maker = PEERS.get(peer, Oracle)()
         try:
-            told, call, often = prepared(peer, workload, Path(folder))
+            told, call, often = prepared(maker, peer, workload, Path(folder))
         except Unsupported as reason:
             reply(why=str(reason))
             return
@@ -71,7 +72,10 @@ def main(peer: str, workload: str, folder: str, descriptor: str) -> None:
             reply(why=f"{type(error).__name__}: {error}".strip().partition("\n")[0][:200])
             return
         reply(**told)
-        for _ in sys.stdin:
+        for line in sys.stdin:
+            if line.strip():  # else a sample is asked for
+                reply(profile=maker.profile())
+                continue
             call()
             begun = time.perf_counter()
             for _ in range(often):

@@ -28,8 +28,7 @@ def tables(rows: Sequence[Any]) -> str:
         "Peak memory above the inputs, MB.",
         _others(rows, peers, lambda cell: f"{cell.memory:,.0f}"),
     ]
-    missing = _missing(rows)
-    return "\n\n".join([*parts, missing] if missing else parts)
+    return "\n\n".join([*parts, *filter(None, (_missing(rows), _profiles(rows)))])
 
 
 def _times(rows: Sequence[Any], peers: Sequence[str]) -> str:
@@ -77,6 +76,16 @@ def _missing(rows: Sequence[Any]) -> str:
                 reasons.setdefault((peer, cell.why), []).append(row.workload.name)
     lines = [f"- {peer}: {why} ({', '.join(names)})" for (peer, why), names in reasons.items()]
     return "\n".join(["Without a figure:", "", *lines]) if lines else ""
+
+
+def _profiles(rows: Sequence[Any]) -> str:
+    """Where our time goes where a peer is faster."""
+    parts = [
+        f"{row.workload.name}, {row.workload.title}:\n\n```\n{row.profile.rstrip()}\n```" for row in rows if row.profile
+    ]
+    return (
+        "\n\n".join(["Where the time of our fastest back-end goes, where a peer is faster.", *parts]) if parts else ""
+    )
 
 
 # ---- the picture ----

@@ -11,6 +11,8 @@ from typing import Any
 from benchmarks.workloads import Arrays, Reference, Workload
 
 Call = Callable[[], list[Any]]
+LINES = 6
+"""How much of a profile is told."""
 
 
 class Unsupported(Exception):
@@ -27,6 +29,10 @@ class Peer:
 
     def prepare(self, w: Workload, a: Arrays) -> Call:
         raise NotImplementedError
+
+    def profile(self) -> str:
+        """Where the time of what was prepared goes, for who can say it."""
+        return ""
 
 
 # ---- ours ----
@@ -55,6 +61,7 @@ def our_graph(w: Workload, a: Arrays) -> Any:
 class Ours(Peer):
     needs = "workers.executor"
     backend = "numpy"
+    _profile: Callable[[], str] = staticmethod(lambda: "")
 
     def prepare(self, w: Workload, a: Arrays) -> Call:
         from workers.executor import Executor
@@ -63,7 +70,11 @@ class Ours(Peer):
             return self._hessian(w, a)
         graph = our_graph(w, a)
         executor = Executor(graph, self.backend)
+        self._profile = lambda: executor.profile({name: a[name] for name in graph.inputs}).to_text(LINES)
         return lambda: list(executor({name: a[name] for name in graph.inputs}).values())
+
+    def profile(self) -> str:
+        return self._profile()
 
     def _hessian(self, w: Workload, a: Arrays) -> Call:
         """Its elements by colouring, put into a dense matrix as the others give it."""
@@ -76,6 +87,7 @@ class Ours(Peer):
         (matrix,) = gi.hessian(loss, [given[w.wrt[0]]], sparsity="auto")
         rows = np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))
         executor = Executor(gi.Graph({"loss": loss, "data": matrix.data}), self.backend)
+        self._profile = lambda: executor.profile(a).to_text(LINES)
 
         def call() -> list[Any]:
             found, dense = executor(a), np.zeros(matrix.shape)

@@ -2,6 +2,7 @@
 
 import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -64,6 +65,29 @@ def test_the_page_names_the_best_peer_and_who_is_missing() -> None:
     text = single_page.tables(rows())
     assert "| 2 | 1 | 4 | JAX | 2.00 | 4.00 | 10 |" in text
     assert "- CasADi: made for scalars and small graphs (W1)" in text
+
+
+def test_what_is_measured_in_pieces_comes_together(tmp_path: Path) -> None:
+    path, (row,) = tmp_path / "rows.json", rows()
+    again = single.Row(row.workload, {"JAX": single.Cell(samples=[0.0005])}, [11.0], "divide")
+    single.keep([single.Row(WORKLOADS["W9"], dict(row.cells), [9.0]), row], path)
+    single.keep([again], path)
+    first, ninth = single.kept(path)
+    assert (first.workload, ninth.workload) == (WORKLOADS["W1"], WORKLOADS["W9"])
+    assert first.cells == row.cells | again.cells
+    assert list(first.cells) == ["gradfleet", "gradfleet by LLVM", "JAX", "CasADi"]
+    assert ninth.cells == row.cells
+    text = single_page.tables([first, ninth])
+    assert "| JAX | 0.25 | 0.50 | 11 |" in text
+    assert "```\ndivide\n```" in text
+
+
+def test_our_processes_tell_their_profile() -> None:
+    maker = Ours()
+    w = small("softmax")
+    maker.prepare(w, w.arrays())
+    assert "ms a run" in maker.profile()
+    assert Jax().profile() == ""
 
 
 def test_the_picture_has_a_dot_for_each_time() -> None:
