@@ -179,7 +179,7 @@ def test_bits_do_not_depend_on_threads(backend: str) -> None:
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_pooling_agrees_with_pytorch(backend: str) -> None:
     rng = np.random.default_rng(8)
-    x = rng.permutation(4 * 3 * 30 * 31).reshape(4, 3, 30, 31) / 100.0  # no two alike
+    x = rng.permutation(16 * 3 * 48 * 47).reshape(16, 3, 48, 47) / 100.0  # no two alike
     for attrs in ({}, {"stride": 1}, {"padding": 1}, {"stride": 3}, {"dilation": 2}, {"ceil_mode": True, "stride": 4}):
         a, t = gi.input("x", x.shape), torch.tensor(x, requires_grad=True)
         pooled, theirs_ = gi.nn.max_pool(a, 3, **attrs), torch.nn.functional.max_pool2d(t, 3, **attrs)
@@ -210,3 +210,30 @@ def test_an_input_of_the_wrong_form_is_refused() -> None:
         conv(value(2, 3, "n"), value(4, 3, 3), **good)
     with pytest.raises(gi.ShapeError, match="do not fit"):
         windows(value(4, 5), kernel=(3,), outputs=(4,), strides=(1,), dilations=(1,))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_compiled_pooling_has_the_bits_of_the_reference(dtype: str) -> None:
+    """Ties, infinities and what is not a number included."""
+    pytest.importorskip("llvmlite")
+    rng = np.random.default_rng(9)
+    x = np.maximum(rng.standard_normal((9, 4, 25, 27)), 0).astype(dtype)  # many ties at zero
+    x.flat[[3, 500, 7000]] = np.nan, np.inf, -np.inf
+    names = ("window_max", "window_max_share")
+    (plain, share), (fast, fast_share) = (
+        [load(backend)(REGISTRY[name]) for name in names] for backend in ("numpy", "llvm")
+    )
+    for kernel, outputs, strides, dilations in (
+        ((2, 2), (12, 13), (2, 2), (1, 1)),
+        ((2, 3), (11, 8), (2, 3), (1, 1)),
+        ((3, 2), (7, 12), (3, 2), (1, 1)),
+        ((3, 3), (20, 20), (1, 1), (2, 2)),
+        ((3,), (9,), (3,), (1,)),
+        ((2,), (6,), (4,), (3,)),
+    ):
+        attrs: Any = {"kernel": kernel, "outputs": outputs, "strides": strides, "dilations": dilations}
+        wanted = plain(x, **attrs)
+        np.testing.assert_array_equal(fast(x, **attrs), wanted)
+        ct = rng.standard_normal(wanted.shape).astype(dtype)
+        with np.errstate(all="ignore"):
+            np.testing.assert_array_equal(fast_share(ct, x, **attrs), share(ct, x, **attrs))

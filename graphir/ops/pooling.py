@@ -36,8 +36,8 @@ def _geometry(kernel: Ints, outputs: Ints, strides: Ints, dilations: Ints) -> Wi
     return Windows(kernel, strides, dilations, (0,) * len(kernel), outputs)
 
 
-def _max_kernel(x: Array, **attrs: Ints) -> Array:
-    """Along one axis after the other: the largest of the largest."""
+def max_kernel(x: Array, **attrs: Ints) -> Array:
+    """The largest elements, along one axis after the other: the largest of the largest."""
     for axis, (size, count, stride, gap) in enumerate(zip(*[attrs[name] for name in _ATTRS], strict=True)):
         before: list[Any] = [slice(None)] * (x.ndim - len(attrs["kernel"]) + axis)
         reach = (count - 1) * stride + 1
@@ -48,8 +48,9 @@ def _max_kernel(x: Array, **attrs: Ints) -> Array:
     return np.array(x, order="C", copy=None if max(attrs["kernel"]) > 1 else True)
 
 
-def _share_kernel(ct: Array, x: Array, **attrs: Ints) -> Array:
-    g, largest = _geometry(**attrs), _max_kernel(x, **attrs)
+def share_kernel(ct: Array, x: Array, **attrs: Ints) -> Array:
+    """What each element gets."""
+    g, largest = _geometry(**attrs), max_kernel(x, **attrs)
     taps = list(np.ndindex(g.kernel))
     tied = [np.equal(x[places(g, tap)], largest) for tap in taps]
     count = tied[0].astype(np.min_scalar_type(len(taps)))
@@ -94,7 +95,7 @@ window_max: Op = Op(
     arity=1,
     attrs=_ATTRS,
     infer=_infer_max,
-    kernel=_max_kernel,
+    kernel=max_kernel,
     vjp=(lambda ct, out, x, **attrs: window_max_share(ct, x, **attrs),),
     axes=lambda types, attrs: _axes(types, attrs, shared=False),
     examples=tuple([Example((Sample(x),), attrs) for x, _, attrs in _CASES]),
@@ -106,7 +107,7 @@ window_max_share: Op = Op(
     arity=2,
     attrs=_ATTRS,
     infer=_infer_share,
-    kernel=_share_kernel,
+    kernel=share_kernel,
     vjp=(_parted, None),
     axes=lambda types, attrs: _axes(types, attrs, shared=True),
     examples=tuple([Example((Sample(y), Sample(x)), attrs) for x, y, attrs in _CASES]),

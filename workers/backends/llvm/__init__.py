@@ -10,19 +10,18 @@ from collections.abc import Callable
 
 from graphir.node import Array, Op
 from workers.backends import numpy
-from workers.backends.llvm import correlate
+from workers.backends.llvm import correlate, pooling
 from workers.backends.llvm.loops import loop
 from workers.backends.llvm.whole import whole
 
 _OWN: dict[str, Callable[..., Array]] = {
-    "conv": correlate.conv,
-    "conv_input": correlate.conv_input,
-    "conv_kernel": correlate.conv_kernel,
-}
+    "conv": correlate.conv, "conv_input": correlate.conv_input, "conv_kernel": correlate.conv_kernel,
+    "window_max": pooling.window_max, "window_max_share": pooling.window_max_share,
+}  # fmt: skip
 
 
 def kernel(op: Op) -> Callable[..., Array]:
-    """The compiled kernel of a convolution, NumPy's of any other op."""
+    """The compiled kernel of a convolution or of pooling, NumPy's of any other op."""
     return _OWN.get(op.name) or numpy.kernel(op)
 
 
