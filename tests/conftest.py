@@ -42,9 +42,9 @@ def postgres() -> Iterator[Postgres]:
         yield server
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator["Browser"]:
-    """One Chromium for all tests of the page."""
+    """One Chromium for a file's tests: as long as it is open, this thread counts as one that runs an event loop."""
     from tests.browser import started
 
     with started() as found:
