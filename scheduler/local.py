@@ -102,6 +102,10 @@ class EmbeddedService:
 
     def submit(self, graph: Graph, feeds: Mapping[str, Any], options: Mapping[str, Any], *, owner: str = "") -> str:
         """Check a job as far as possible without running it, keep it, and return its id."""
+        with self._bell.calling():
+            return self._submit(graph, feeds, options, owner)
+
+    def _submit(self, graph: Graph, feeds: Mapping[str, Any], options: Mapping[str, Any], owner: str) -> str:
         values = ready(graph, feeds)
         sizes = sizes_of(graph, values)
         options = resolved(graph, sizes, options)

@@ -7,6 +7,7 @@ database is away, jobs go on as far as they can, then wait.
 """
 
 import gc
+import logging
 import secrets
 import threading
 import time
@@ -15,6 +16,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
 
+from graphir.errors import GraphError
 from scheduler.driver.inline import InlinePool
 from scheduler.driver.loop import JobLoop, Prepared
 from scheduler.driver.patience import patiently
@@ -33,6 +35,9 @@ from scheduler.job.tables import DatabaseUnavailable
 from scheduler.job.values import Values
 from scheduler.limits import AT_ONCE
 
+_LOG = logging.getLogger(__name__)
+COURTESY_SECONDS = 0.05
+"""So long a job that could begin waits for submissions under way, whose senders wait too."""
 POLL_SECONDS = 0.25
 """How often to look for jobs that others have accepted or left."""
 LEASE_SECONDS = 10.0
@@ -63,8 +68,7 @@ class JobRunner:
         self._line = Line(AT_ONCE if workers else 1)
         self._runners = Runners(store, secrets.token_hex(16), this_process())
         self._vigil = Vigil(lease, is_gone)
-        self._runners.beat(time.time())
-        self._bury()
+        self._beat()
         self._look()
         self._keeper = threading.Thread(target=self._keep, name="gradfleet-keeper", daemon=True)
         self._keeper.start()
@@ -182,6 +186,7 @@ class JobRunner:
 
     def _next(self) -> str | None:
         while not self._stopping():
+            self._bell.give_way(COURTESY_SECONDS)
             known = self._bell.rung
             with self._bell.quiet():
                 id = self._line.next(time.monotonic())
@@ -200,15 +205,19 @@ class JobRunner:
         """Show that this runner lives, find those that do not, look for jobs, and end those that waited too long."""
         beaten = time.monotonic()
         while not self._done.wait(min(POLL_SECONDS, self._lease / BEATS)):
-            try:
-                if time.monotonic() >= beaten + self._lease / BEATS:
-                    beaten = time.monotonic()
-                    self._runners.beat(time.time())
-                    self._bury()
-                self._look()
-                self._end_late()
-            except DatabaseUnavailable:
-                self._vigil.forget()
+            due = time.monotonic() >= beaten + self._lease / BEATS
+            beaten = time.monotonic() if due else beaten
+            for duty in ((self._beat,) if due else ()) + (self._look, self._end_late):
+                try:
+                    duty()
+                except DatabaseUnavailable:
+                    self._vigil.forget()
+                except GraphError as error:  # something in the database is damaged, which is no reason to lose all jobs
+                    _LOG.error("the runner goes on in spite of this: %s", error)
+
+    def _beat(self) -> None:
+        self._runners.beat(time.time())
+        self._bury()
 
     def _bury(self) -> None:
         for other in self._vigil.dead(self._runners.others(), time.monotonic()):
@@ -219,7 +228,7 @@ class JobRunner:
         with self._bell.quiet():
             known = self._line.known()
         found = set(self._store.to_run(self._runners.id))
-        places = [_place(each.id, each.spec, each.created) for each in self._store.records(sorted(found - known))]
+        places = [_place(each.id, each.spec, each.created) for each in self._read(sorted(found - known))]
         with self._bell.quiet():
             for id in known - found:
                 self._line.cancelled(id)
@@ -227,6 +236,19 @@ class JobRunner:
                 self._line.add(place)
         if places:
             self._bell.ring()
+
+    def _read(self, ids: list[str]) -> list[Record]:
+        """These jobs; one that cannot be read does not keep the others from running."""
+        try:
+            return self._store.records(ids)
+        except DatabaseUnavailable:
+            raise
+        except GraphError as error:
+            if len(ids) == 1:
+                _LOG.error("job %s cannot be read: %s", ids[0], error)
+                return []
+        middle = len(ids) // 2
+        return self._read(ids[:middle]) + self._read(ids[middle:])
 
     def _end_late(self) -> None:
         """End jobs that waited past their deadlines."""

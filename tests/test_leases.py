@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sqlalchemy import text
 
 import graphir as gi
 from graphir.client import Client, connect
@@ -289,3 +290,18 @@ def test_a_clock_that_jumps_costs_nothing(url: str, tmp_path: Path, monkeypatch:
         for job in jobs:
             assert bits(job.result(WAIT)) == expected
             assert [event["type"] for event in job.events()].count("finished") == 1
+
+
+def test_a_damaged_job_does_not_keep_others_from_running(url: str, tmp_path: Path) -> None:
+    accepting = EmbeddedService(directory=tmp_path, database=url, runs=False)
+    client = Client(accepting)
+    jobs = [trained(client, fresh=True) for _ in range(5)]
+    with accepting.store.transaction(writes=True) as connection:
+        connection.execute(text("UPDATE jobs SET state = '{}' WHERE id = :id"), {"id": jobs[2].id})
+    running = EmbeddedService(directory=tmp_path, database=url, workers=0)
+    try:
+        for job in (*jobs[:2], *jobs[3:]):
+            job.result(WAIT)
+    finally:
+        running.close()
+        client.close()

@@ -27,6 +27,7 @@ def is_gone(process: str) -> bool:
 def _where() -> str:
     """The machine since its start and the namespace, or nothing where the system does not tell."""
     with suppress(OSError):
+        (_PROC / "1/stat").read_bytes()  # else processes of others are hidden, and would seem to be gone
         boot = (_PROC / "sys/kernel/random/boot_id").read_text().strip()
         return f"{boot}/{os.readlink(_PROC / 'self/ns/pid')}"
     return ""

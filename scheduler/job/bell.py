@@ -9,7 +9,7 @@ class Bell:
     """A lock around what those share who ring, and how often it was rung."""
 
     def __init__(self) -> None:
-        self._changed, self._rung = threading.Condition(), 0
+        self._changed, self._rung, self._callers = threading.Condition(), 0, 0
 
     @contextmanager
     def quiet(self) -> Iterator[None]:
@@ -35,6 +35,25 @@ class Bell:
         with self._changed:
             self._changed.wait_for(lambda: self._rung != known, seconds)
             return self._rung
+
+    @contextmanager
+    def calling(self) -> Iterator[None]:
+        """While somebody waits for an answer, those who have time give way."""
+        with self._changed:
+            self._callers += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._callers -= 1
+                if not self._callers:
+                    self._changed.notify_all()
+
+    def give_way(self, seconds: float) -> None:
+        """Wait until nobody waits for an answer, but at most so long."""
+        if self._callers:
+            with self._changed:
+                self._changed.wait_for(lambda: not self._callers, seconds)
 
     @property
     def rung(self) -> int:

@@ -1,7 +1,7 @@
 """One database, opened and with its schema up to date, and transactions on it."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import TracebackType
 from typing import Self
 
@@ -11,6 +11,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError, TimeoutError
 from scheduler.job.engine import open_engine, options_for
 from scheduler.job.migrations import prepare_schema
 from scheduler.job.tables import DatabaseUnavailable
+from scheduler.job.turnstile import Turnstile
 
 
 class Database:
@@ -25,7 +26,7 @@ class Database:
             for writes in (False, True)
             for promises in (False, True)
         }
-        self.dialect = self._engine.dialect.name
+        self.dialect, self._turns = self._engine.dialect.name, Turnstile()
         self.where = self._engine.url.render_as_string(hide_password=True)
         try:
             with self.transaction(writes=True) as connection:
@@ -46,11 +47,15 @@ class Database:
         """Close the connections; no other thread may use them meanwhile."""
         self._engine.dispose()
 
+    def _turn(self, writes: bool, promises: bool) -> AbstractContextManager[None]:
+        """While it writes. SQLite has one writer at a time, and what was promised to somebody goes before reports."""
+        return self._turns.turn(first=promises) if writes and self.dialect == "sqlite" else nullcontext()
+
     @contextmanager
     def transaction(self, *, writes: bool = False, promises: bool = False) -> Iterator[Connection]:
         """A transaction that is kept if nothing is raised. promises: it outlives a power cut."""
         try:
-            with self._engines[writes, promises].begin() as connection:
+            with self._turn(writes, promises), self._engines[writes, promises].begin() as connection:
                 yield connection
         except IntegrityError:
             raise
