@@ -13,6 +13,7 @@ from graphir import walk
 from graphir.errors import LimitError
 from graphir.graph import FACES, Graph
 from graphir.node import Node, describe
+from graphir.sheet import scoped
 
 LARGEST = 400
 """Most nodes in one picture; more cannot be read."""
@@ -25,15 +26,15 @@ TIP = (
     '<path d="M0,0L8,4L0,8z" fill="#7a828e"/></marker>'
 )
 """The head of an edge."""
-_STYLE = """
-.edge{fill:none;stroke:#7a828e;stroke-width:1.1}
-.box{stroke-width:1.4}
-.user{fill:#dbe9f9;stroke:#2f6db3}.leaf{fill:#e9e9ec;stroke:#6b7280}
-.vjp{fill:#fde6d3;stroke:#c2571a;stroke-dasharray:5 3}.pass{fill:#e5f3e3;stroke:#3f8f3a}
-text{font:12px sans-serif;text-anchor:middle;fill:#1b1f24}.type{font-size:9.5px;fill:#4b5563}
-.out{font-weight:bold}
-@media (prefers-color-scheme:dark){.edge{stroke:#9aa4b2}.caption{fill:#e5e7eb}}
-"""
+STYLE = scoped(
+    "gf-graph",
+    ".edge{fill:none;stroke:#7a828e;stroke-width:1.1}.box{stroke-width:1.4}.user{fill:#dbe9f9;stroke:#2f6db3}"
+    ".leaf{fill:#e9e9ec;stroke:#6b7280}.vjp{fill:#fde6d3;stroke:#c2571a;stroke-dasharray:5 3}.pass{fill:#e5f3e3;stroke:#3f8f3a}"
+    "text{font:12px sans-serif;text-anchor:middle;fill:#1b1f24}.type{font-size:9.5px;fill:#4b5563}.out{font-weight:bold}"
+    ".left{text-anchor:start}",
+    ".edge{stroke:#9aa4b2}.caption{fill:#e5e7eb}",
+)
+"""The style sheet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +73,8 @@ def to_svg(graph: Graph) -> str:
     body += [_box(node, centre[node], placed.widths[node], names.get(node, [])) for node in graph.nodes]
     body.append(_legend(height - 22))
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {total:.0f} {height:.0f}" width="{total:.0f}" '
-        f'height="{height:.0f}" role="img"><title>{escape(repr(graph))}</title><style>{_STYLE}</style>'
+        f'<svg xmlns="http://www.w3.org/2000/svg" class="gf-graph" viewBox="0 0 {total:.0f} {height:.0f}" width="{total:.0f}" '
+        f'height="{height:.0f}" role="img"><title>{escape(repr(graph))}</title><style>{STYLE}</style>'
         f"<defs>{TIP}</defs>{''.join(body)}</svg>\n"
     )
 
@@ -189,7 +190,7 @@ def _legend(y: float) -> str:
     for k, (kind, text) in enumerate(kinds):
         x = 14 + 30 * k + 72 * min(k, 1) + 130 * max(k - 1, 0)
         parts.append(f'<rect class="box {kind}" x="{x}" y="{y}" width="22" height="13" rx="3"/>')
-        parts.append(f'<text class="caption" style="text-anchor:start" x="{x + 28}" y="{y + 11}">{text}</text>')
+        parts.append(f'<text class="caption left" x="{x + 28}" y="{y + 11}">{text}</text>')
     return f"<g>{''.join(parts)}</g>"
 
 

@@ -1,6 +1,8 @@
 """A plan in words, fit for a bug report: versions, the graph, what is cut, each step, and what is not cut and why."""
 
+import os
 import platform
+import re
 from importlib import metadata
 from math import prod
 from typing import TYPE_CHECKING
@@ -81,6 +83,11 @@ def heading(plan: "Plan") -> str:
     each = [f"{dim!r} = {b[-1]} into {len(b) - 1} chunk(s) of {b[1]} row(s)" for dim, b in plan.borders.items()]
     grid = f": {plan.chunks} cells in all" if len(each) > 1 else ""
     return f"cut along {' and '.join(each)}{grid}"
+
+
+def without_folders(text: str) -> str:
+    """The text with files by their names only."""
+    return re.sub(r"(?:[^\s:]*/)+([^\s/:]+:\d+)", lambda found: os.path.basename(found[0]), text)
 
 
 def _step(plan: "Plan", step: "Step") -> str:

@@ -1,5 +1,7 @@
 """Colours of plans by kind of step, light and dark: fill and border. Borders have a contrast of 3 and text of 4.5 or more."""
 
+from graphir.sheet import scoped
+
 LIGHT = {
     "map": ("#dbe9f9", "#2f6db3"),
     "combine": ("#fdf0c4", "#9a7200"),
@@ -32,13 +34,15 @@ def _colours(palette: dict[str, tuple[str, str]], derivative: str) -> str:
     return "".join(rules) + f".vjp{{stroke:{derivative};stroke-dasharray:5 3;stroke-width:1.8}}"
 
 
-STYLE = (
+STYLE = scoped(
+    "gf-plan",
     ".back{fill:#ffffff}.panel{fill-opacity:.28;stroke-width:1}.box{stroke-width:1.3}.edge{fill:none;stroke:#7a828e;"
     "stroke-width:1.1}.value{fill:none;stroke:#4b5563;stroke-width:1.7}text{font:12px sans-serif;text-anchor:middle;"
     "fill:#1b1f24}.type{font-size:9.5px;fill:#4b5563}.out{font-weight:bold}.left{text-anchor:start}.head{font-weight:bold;"
-    "text-anchor:start;stroke:#ffffff;stroke-width:3px;paint-order:stroke}.bytes{font-size:10px;fill:#374151;stroke:#ffffff;stroke-width:3px;paint-order:stroke}"
-    + _colours(LIGHT, "#c2571a")
-    + "@media (prefers-color-scheme:dark){.back{fill:#11161d}text{fill:#e6e9ee}.type{fill:#b6bec9}.edge{stroke:#8b95a3}"
-    ".value{stroke:#c3cad4}.bytes{fill:#d5dae1;stroke:#11161d}.head{stroke:#11161d}" + _colours(DARK, "#f59e66") + "}"
+    "text-anchor:start;stroke:#ffffff;stroke-width:3px;paint-order:stroke}.bytes{font-size:10px;fill:#374151;stroke:#ffffff;"
+    "stroke-width:3px;paint-order:stroke}.now{stroke-width:3}.share{text-anchor:end;font-size:11px}"
+    + _colours(LIGHT, "#c2571a"),
+    ".back{fill:#11161d}text{fill:#e6e9ee}.type{fill:#b6bec9}.edge{stroke:#8b95a3}"
+    ".value{stroke:#c3cad4}.bytes{fill:#d5dae1;stroke:#11161d}.head{stroke:#11161d}" + _colours(DARK, "#f59e66"),
 )
 """The style sheet."""

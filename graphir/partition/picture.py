@@ -5,8 +5,6 @@ plans the largest steps are folded into one box each, with counts, until what is
 cut, and why. The text keeps out folders, since pictures travel; colours follow the reader's light or dark scheme.
 """
 
-import os
-import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -16,7 +14,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from graphir import draw
 from graphir.node import Node
-from graphir.partition.explain import heading
+from graphir.partition.explain import heading, without_folders
 from graphir.partition.palette import STYLE
 from graphir.units import in_bytes
 
@@ -35,13 +33,14 @@ WIDEST = 1500.0
 MOST_AROUND = 12
 """How many lines that pass rows are led around them; of more each goes straight, behind the panels."""
 
-_HEAD, _PAD, _GAP, _DOWN = 40, 14, 26, 56
+PAD = 14
+_HEAD, _GAP, _DOWN = 40, 26, 56
 _LINE = 16
 Point: TypeAlias = tuple[float, float]
 
 
 @dataclass(eq=False)
-class _Panel:
+class Panel:
     """The steps of one panel: one, or several alike that are folded together."""
 
     numbers: list[int]
@@ -58,10 +57,14 @@ class _Panel:
 
 def to_svg(plan: "Plan") -> str:
     """The plan as a self-contained SVG document."""
-    return _Picture(plan).svg()
+    return Picture(plan).svg()
 
 
-class _Picture:
+class Picture:
+    """role: what it is to those who listen."""
+
+    role = "img"
+
     def __init__(self, plan: "Plan") -> None:
         self.plan = plan
         self.made = {value: node for step in plan.steps for value, node in step.program.outputs.items()}
@@ -70,7 +73,7 @@ class _Picture:
         for name, value in plan.outputs.items():
             self.outputs.setdefault(value, []).append(name)
         self.beside = Counter(step.stage for step in plan.steps if step.kind == "single")
-        self.open = self._open()
+        self.open = self._find_open()
         self.panels = [self._panel(numbers) for numbers in self._grouped()]
         self.rows = self._rows()
         self.width = max([sum(p.width + _GAP for p in row) + _GAP for row in self.rows] + [640.0])
@@ -98,9 +101,9 @@ class _Picture:
         ]
         title, about = escape(self._heading()[0]), escape(self._about())
         return (
-            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {self.width:.0f} {height:.0f}" width="{self.width:.0f}" '
-            f'height="{height:.0f}" role="img" aria-labelledby="title about"><title id="title">{title}</title>'
-            f'<desc id="about">{about}</desc><style>{STYLE}</style><defs>{draw.TIP}</defs>{"".join(body)}</svg>\n'
+            f'<svg xmlns="http://www.w3.org/2000/svg" class="gf-plan" viewBox="0 0 {self.width:.0f} {height:.0f}" width="{self.width:.0f}" '
+            f'height="{height:.0f}" role="{self.role}" aria-labelledby="gf-plan-title gf-plan-about"><title id="gf-plan-title">{title}</title>'
+            f'<desc id="gf-plan-about">{about}</desc><style>{STYLE}</style><defs>{draw.TIP}</defs>{"".join(body)}</svg>\n'
         )
 
     # ---- what is drawn ----
@@ -115,20 +118,20 @@ class _Picture:
             groups.setdefault((step.stage, step.kind, step.over), []).append(number)
         return list(groups.values())
 
-    def _panel(self, numbers: list[int]) -> _Panel:
+    def _panel(self, numbers: list[int]) -> Panel:
         steps = [self.plan.steps[number] for number in numbers]
         kind = self._kind(numbers[0]) if len(numbers) == 1 else steps[0].kind
-        panel = _Panel(numbers, kind, [_head(self.plan, steps), *self._counts(steps)])
+        panel = Panel(numbers, kind, [_head(self.plan, steps), *self._counts(steps)])
         if len(numbers) == 1 and numbers[0] in self.open:
             panel.layout = self._laid_out(steps[0])
         else:
             panel.lines += self._told(steps)
         inner = panel.layout
-        panel.width = max(2 * _PAD + 6.9 * max(map(len, panel.lines)), inner.width + 2 * _PAD if inner else 0.0)
+        panel.width = max(2 * PAD + 6.9 * max(map(len, panel.lines)), inner.width + 2 * PAD if inner else 0.0)
         panel.height = _HEAD + (inner.height - 30 if inner else _LINE * (len(panel.lines) - 2) + 8)
         return panel
 
-    def _open(self) -> set[int]:
+    def _find_open(self) -> set[int]:
         """The steps whose nodes are drawn: all but the largest, as many as can be read."""
         inner = [k for k, step in enumerate(self.plan.steps) if step.kind != "combine"]
         found, total = set[int](), 0
@@ -209,14 +212,14 @@ class _Picture:
 
     # ---- where ----
 
-    def _rows(self) -> list[list[_Panel]]:
+    def _rows(self) -> list[list[Panel]]:
         """Panels by longest path over what they read, each row as wide as can be read."""
         by = {value: panel for panel in self.panels for k in panel.numbers for value in self.plan.steps[k].writes}
         level: dict[int, int] = {}
         for panel in self.panels:
             before = [by[r.value] for k in panel.numbers for r in self.plan.steps[k].reads if r.value in by]
             level[id(panel)] = 1 + max([level[id(p)] for p in before if p is not panel], default=-1)
-        rows: list[list[_Panel]] = []
+        rows: list[list[Panel]] = []
         for depth in sorted(set(level.values())):
             rows.append([])
             for panel in (p for p in self.panels if level[id(p)] == depth):
@@ -245,7 +248,7 @@ class _Picture:
                 self._anchor(panel)
             y += max(p.height for p in row) + _DOWN
 
-    def _anchor(self, panel: _Panel) -> None:
+    def _anchor(self, panel: Panel) -> None:
         """Where values enter and leave a panel."""
         for step in (self.plan.steps[number] for number in panel.numbers):
             middle = panel.x + panel.width / 2
@@ -256,7 +259,7 @@ class _Picture:
                 x = self._at(panel, node)[0] if panel.layout else middle
                 panel.outs[value] = x, panel.y + panel.height
 
-    def _at(self, panel: _Panel, node: Node) -> Point:
+    def _at(self, panel: Panel, node: Node) -> Point:
         assert panel.layout is not None
         x, y = panel.layout.centres[node]
         return panel.x + (panel.width - panel.layout.width) / 2 + x, panel.y + _HEAD + y - 8
@@ -273,20 +276,23 @@ class _Picture:
 
     def _notes(self) -> list[str]:
         """What is not cut and why, and what was considered."""
-        lines = [_without_folders(note.splitlines()[0]) for note in self.plan.notes]
+        lines = [without_folders(note.splitlines()[0]) for note in self.plan.notes]
         shown = lines[:12] + ([f"and {len(lines) - 12} more: see to_text()"] if len(lines) > 12 else [])
         return [line for note in shown for line in wrap(note, int(self.width / 6.6), subsequent_indent="    ")]
 
-    def _frame(self, panel: _Panel) -> str:
+    def _frame(self, panel: Panel) -> str:
         at = f'x="{panel.x:.1f}" y="{panel.y:.1f}" width="{panel.width:.1f}" height="{panel.height:.1f}" rx="10"'
         return f'<rect class="back" {at}/><rect class="panel {panel.kind}" {at}/>'
 
-    def _lines_of(self, panel: _Panel) -> Iterator[str]:
-        for k, line in enumerate(panel.lines):
-            look = "head" if k == 0 else "left type"
-            yield f'<text class="{look}" x="{panel.x + _PAD:.1f}" y="{panel.y + 17 + 15 * k:.1f}">{escape(line)}</text>'
+    def _lines_of(self, panel: Panel) -> Iterator[str]:
+        yield self._head(panel, panel.lines[0])
+        for k, line in enumerate(panel.lines[1:], 1):
+            yield f'<text class="left type" x="{panel.x + PAD:.1f}" y="{panel.y + 17 + 15 * k:.1f}">{escape(line)}</text>'
 
-    def _inside(self, panel: _Panel) -> Iterator[str]:
+    def _head(self, panel: Panel, line: str) -> str:
+        return f'<text class="head" x="{panel.x + PAD:.1f}" y="{panel.y + 17:.1f}">{escape(line)}</text>'
+
+    def _inside(self, panel: Panel) -> Iterator[str]:
         if panel.layout is None:
             return
         step = self.plan.steps[panel.numbers[0]]
@@ -303,7 +309,7 @@ class _Picture:
         for node in step.program.nodes:
             yield self._box(panel, step, node, at[node])
 
-    def _box(self, panel: _Panel, step: "Step", node: Node, at: Point) -> str:
+    def _box(self, panel: Panel, step: "Step", node: Node, at: Point) -> str:
         assert panel.layout is not None
         (x, y), width = at, panel.layout.widths[node]
         upper, lower = self._texts(step, node)
@@ -375,10 +381,6 @@ def _head(plan: "Plan", steps: list["Step"]) -> str:
         grid = " x ".join(f"{len(plan.borders[dim]) - 1} of {dim}" for dim in step.over)
         return f"{number}: once for each chunk, {grid}"
     return f"{number}: once"
-
-
-def _without_folders(text: str) -> str:
-    return re.sub(r"(?:[^\s:]*/)+([^\s/:]+:\d+)", lambda found: os.path.basename(found[0]), text)
 
 
 def _legend(y: float, kinds: dict[str, str], width: float) -> tuple[str, float]:

@@ -15,12 +15,15 @@ from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.responses import FileResponse, RedirectResponse, Response
 
+from graphir import draw, plot
 from graphir.errors import GraphError, Unauthorized
+from graphir.partition import palette
 from scheduler.api.auth import Caller, Door
 from scheduler.api.desk import Desk
 from scheduler.api.pages import views
+from scheduler.api.pages.job import add_files, add_job
 from scheduler.api.pages.render import HEADERS, STATIC, TYPES, Pages, asset
-from scheduler.api.pages.visit import check_origin, forget, local, remember, token_of, visitor
+from scheduler.api.pages.visit import check_origin, forget, local, remember, seen_by, visitor
 from scheduler.api.problems import BadRequest, Forbidden, NotFound, status_of
 from scheduler.job.state import Status
 
@@ -32,10 +35,12 @@ Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 def pages(desk: Desk, door: Door) -> APIRouter:
     """All routes of the page."""
-    made = Pages()
+    made = Pages([draw.STYLE, palette.STYLE, plot.STYLE])
     router = APIRouter(include_in_schema=False, route_class=_route(made))
     _add_entrance(router, door, made)
     _add_jobs(router, desk, door, made)
+    add_job(router, desk, door, made)
+    add_files(router, desk, door)
     return router
 
 
@@ -123,7 +128,7 @@ def _add_jobs(router: APIRouter, desk: Desk, door: Door, made: Pages) -> None:
         return {
             "rows": rows, "now": now, "state": state, "before": before, "older": older, "counts": counts,
             "filters": views.filters(counts, state), "summary": views.summary(counts), "title": views.title(rows),
-            **_who(request, caller),
+            **seen_by(request, caller),
         }  # fmt: skip
 
     @router.get("/")
@@ -145,11 +150,6 @@ def _add_jobs(router: APIRouter, desk: Desk, door: Door, made: Pages) -> None:
         said: Annotated[str, Query(max_length=400)] = "",
     ) -> Response:
         return made.news("jobs_part.html", seen, said=said, **listed(request, caller, state, before))
-
-
-def _who(request: Request, caller: Caller) -> dict[str, Any]:
-    """Who looks, for the head of the page; without tokens it is anybody."""
-    return {"owner": caller.owner, "entered": token_of(request) is not None and bool(caller.owner)}
 
 
 async def _form(request: Request) -> dict[str, str]:

@@ -3,7 +3,10 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from graphir.story import Story
+from scheduler.api.pages.render import lasted
 from scheduler.job.seen import Record
 from scheduler.job.state import Status
 
@@ -26,7 +29,7 @@ class Row:
     workers: int
     asked: int
     created: float
-    lasted: float | None
+    took: float | None
 
     @property
     def live(self) -> bool:
@@ -52,12 +55,12 @@ class Filter:
 def row(record: Record, now: float) -> Row:
     """A job as the list shows it."""
     job = record.job
-    lasted = None if job.started is None else (job.ended or now) - job.started
+    took = None if job.started is None else (job.ended or now) - job.started
     note = job.error.kind if job.error else ", ".join(f"{name} {shown(value)}" for name, value in job.scalars[:2])
     name = (record.spec.name or "").strip()
     return Row(
         record.id, name or record.id, bool(name), job.status.value, SIGNS[job.status.value], job.step, job.steps, note,
-        job.workers, job.asked, record.created, lasted,
+        job.workers, job.asked, record.created, took,
     )  # fmt: skip
 
 
@@ -71,6 +74,87 @@ def summary(counts: Mapping[str, int]) -> str:
     """What is said to those who listen, when it changes."""
     told = [f"{counts[status.value]} {status.value}" for status in Status if counts.get(status.value)]
     return ", ".join(told) or "no jobs"
+
+
+def facts(record: Record, now: float) -> list[tuple[str, str]]:
+    """What is known of where a job is, by name."""
+    job = record.job
+    found = [
+        ("Workers", f"{job.workers} of {job.asked}" if job.workers != job.asked else str(job.workers or "none yet"))
+    ]
+    if job.started is not None:
+        spent = (job.ended or now) - job.started
+        found += [
+            ("Waited", lasted(job.started - record.created)),
+            ("Took" if job.ended else "Runs for", lasted(spent)),
+        ]
+        if not job.ended and 0 < job.step < job.steps and job.furthest == job.step:
+            found.append(("About to end in", lasted(spent / job.step * (job.steps - job.step))))
+    if job.checkpoint is not None:
+        found.append(("Checkpoint", f"after {job.checkpoint.step:,} steps"))
+    counted = {
+        "Tried again": job.retried, "Workers lost": job.workers_lost, "Stragglers": job.stragglers, "Restarts": job.restarts,
+    }  # fmt: skip
+    return found + [(name, str(value)) for name, value in counted.items() if value]
+
+
+def options(record: Record) -> list[tuple[str, str]]:
+    """What the job was submitted with, where it is not the usual."""
+    spec = record.spec
+    found = {
+        "Carried": ", ".join(f"{name} from {output}" for name, output in spec.carry.items()),
+        "Chunks": ", ".join(f"{rows:,} rows of {dim}" for dim, rows in (spec.chunk or {}).items()),
+        "Batch": ", ".join(f"{rows:,} rows of {dim}" for dim, rows in (spec.batch or {}).items()),
+        "Checkpoint every": f"{spec.checkpoint_every:,} steps" if spec.checkpoint_every else "",
+        "Deadline": lasted(spec.deadline) if spec.deadline else "",
+        "Back-end": spec.backend if spec.backend != "numpy" else "",
+        "Priority": str(spec.priority) if spec.priority else "",
+        "Key": spec.key or "",
+    }
+    return [(name, text) for name, text in found.items() if text]
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """Something that befell a job."""
+
+    what: str
+    after: float
+    details: str
+
+
+def moments(story: Story, created: float) -> list[Moment]:
+    """What befell the job, the latest first; its steps are left out."""
+    return [
+        Moment(_WORDS.get(e["type"], e["type"].replace("_", " ")), e["time"] - created, _details(e))
+        for e in reversed(story.moments)
+    ]
+
+
+_WORDS = {
+    "assembled": "workers",
+    "task_failed": "a task failed",
+    "worker_lost": "a worker was lost",
+    "straggled": "a slow worker was replaced",
+}
+_LEFT_OUT = (
+    "seq",
+    "type",
+    "time",
+    "attempt",
+    "traceback",
+    "runner",
+    "blob",
+    "result",
+    "node",
+    "kernels",
+    "fingerprint",
+)
+
+
+def _details(event: Mapping[str, Any]) -> str:
+    told = {name: value for name, value in event.items() if name not in _LEFT_OUT and value not in ("", None, False)}
+    return "; ".join(f"{name.replace('_', ' ')} {value}" for name, value in told.items())[:400]
 
 
 def shown(value: float) -> str:

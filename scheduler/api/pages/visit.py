@@ -5,6 +5,7 @@ What changes something must come from a page of this server besides, since witho
 """
 
 from collections.abc import Callable
+from typing import Any
 from urllib.parse import urlsplit
 
 from fastapi import Request
@@ -29,6 +30,11 @@ def token_of(request: Request) -> str | None:
     """The token that came with a request."""
     kind, _, token = request.headers.get("authorization", "").partition(" ")
     return token if kind.lower() == "bearer" else request.cookies.get(COOKIE)
+
+
+def seen_by(request: Request, caller: Caller) -> dict[str, Any]:
+    """Who looks, for the head of the page; without tokens it is anybody."""
+    return {"owner": caller.owner, "entered": token_of(request) is not None and bool(caller.owner)}
 
 
 def check_origin(request: Request) -> None:

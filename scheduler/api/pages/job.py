@@ -1,0 +1,125 @@
+"""The routes of one job's page: where it is, what it computes, its graph, its plan, and what may be taken away."""
+
+import json
+import time
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Query, Request
+from starlette.responses import FileResponse, RedirectResponse, Response
+
+from graphir.errors import GraphError
+from graphir.partition.live import LivePicture
+from graphir.timeline import chrome_trace
+from scheduler.api.auth import Caller, Door
+from scheduler.api.desk import Desk
+from scheduler.api.pages import views
+from scheduler.api.pages.known import Known
+from scheduler.api.pages.render import HEADERS, Pages
+from scheduler.api.pages.visit import check_origin, seen_by, visitor
+from scheduler.job.events import event_to_json
+from scheduler.job.seen import Record
+
+MAX_OPEN = 2000
+"""Characters that may name open steps."""
+
+
+def add_job(router: APIRouter, desk: Desk, door: Door, made: Pages) -> None:
+    """The routes."""
+    reader, writer = Depends(visitor(door, "read")), Depends(visitor(door, "submit"))
+    known = Known(desk.service)
+
+    def live(request: Request, caller: Caller, record: Record) -> dict[str, Any]:
+        now, story = time.time(), known.story(record.id)
+        return {
+            "job": views.row(record, now), "facts": views.facts(record, now), "error": record.job.error, "now": now,
+            "curves": story.curves(record.job.steps), "moments": views.moments(story, record.created),
+            "may_cancel": "submit" in caller.scopes, **seen_by(request, caller),
+        }  # fmt: skip
+
+    def drawn(record: Record, opened: frozenset[int] | None) -> dict[str, Any]:
+        picture, wrong = None, ""
+        try:
+            picture = known.picture(record.id, opened)
+        except GraphError as error:
+            wrong = str(error)
+        return {
+            "wrong": wrong,
+            "open": opened,
+            "svg": _svg(picture),
+            "live": not record.job.status.terminal,
+            "id": record.id,
+        }
+
+    @router.get("/jobs/{id}")
+    def page(id: str, request: Request, caller: Annotated[Caller, reader], open: Opened = None) -> Response:
+        record = desk.record(caller.owner, id)
+        graph = drawn(record, _numbers(open))
+        text = known.plan(id).to_text() if graph["svg"] else graph["wrong"]
+        given = {**live(request, caller, record), **{f"graph_{name}": value for name, value in graph.items()}}
+        return made.answer("job.html", seen="", said="", plan=text, options=views.options(record), **given)
+
+    @router.get("/jobs/{id}/live")
+    def changed(
+        id: str,
+        request: Request,
+        caller: Annotated[Caller, reader],
+        seen: Annotated[str, Query(max_length=64)] = "",
+        said: Annotated[str, Query(max_length=64)] = "",
+    ) -> Response:
+        return made.news("job_live.html", seen, said=said, **live(request, caller, desk.record(caller.owner, id)))
+
+    @router.get("/jobs/{id}/graph")
+    def graph(
+        id: str,
+        caller: Annotated[Caller, reader],
+        open: Opened = None,
+        seen: Annotated[str, Query(max_length=64)] = "",
+    ) -> Response:
+        found = drawn(desk.record(caller.owner, id), _numbers(open))
+        return made.news("job_graph.html", seen, **{f"graph_{name}": value for name, value in found.items()})
+
+    @router.post("/jobs/{id}/cancel")
+    def cancel(id: str, request: Request, caller: Annotated[Caller, writer]) -> Response:
+        check_origin(request)
+        desk.service.cancel(desk.record(caller.owner, id).id)
+        if "hx-request" not in request.headers:
+            return RedirectResponse(f"/jobs/{id}", 303, HEADERS)
+        return made.news("job_live.html", "", said="", **live(request, caller, desk.record(caller.owner, id)))
+
+
+def add_files(router: APIRouter, desk: Desk, door: Door) -> None:
+    """What may be taken away."""
+    reader = Depends(visitor(door, "read"))
+
+    @router.get("/jobs/{id}/timeline")
+    def timeline(id: str, caller: Annotated[Caller, reader]) -> Response:
+        journal = desk.service.store.events(desk.record(caller.owner, id).id)
+        trace = chrome_trace([{"seq": logged.seq, **event_to_json(logged.event)} for logged in journal])
+        return Response(json.dumps(trace), 200, _saved(id, "trace.json"), "application/json")
+
+    @router.get("/jobs/{id}/result")
+    def result(id: str, caller: Annotated[Caller, reader]) -> Response:
+        found = desk.result(caller.owner, id)
+        headers = _saved(id, "safetensors")
+        if isinstance(found, bytes):
+            return Response(found, 200, headers, "application/octet-stream")
+        return FileResponse(found, headers=headers, media_type="application/octet-stream")
+
+
+Opened = Annotated[str | None, Query(max_length=MAX_OPEN)]
+
+
+def _svg(picture: LivePicture | None) -> str:
+    return "" if picture is None else picture.live({}, ())
+
+
+def _numbers(text: str | None) -> frozenset[int] | None:
+    """The steps that an address names as open; None if it names none, and the page chooses."""
+    if text is None:
+        return None
+    return frozenset(int(part) for part in text.split(",") if part.isascii() and part.isdigit() and len(part) < 7)
+
+
+def _saved(id: str, kind: str) -> dict[str, str]:
+    """Headers of what a browser saves as a file."""
+    return {**HEADERS, "Content-Disposition": f'attachment; filename="{id}.{kind}"', "Cache-Control": "no-store"}
