@@ -175,7 +175,8 @@ def table(rows: list[Row]) -> str:
         f"| {name} | {workers} | {found * 1e3:.1f} | {said * 1e3:.1f} | {said / found:.2f} | {ops * 1e3:.1f} | {assumed * 1e3:.1f} |"
         for name, workers, found, said, ops, assumed in rows
     ]
-    return "\n".join(lines)
+    near = sum(abs(said / found - 1) <= 0.25 for _, _, found, said, *_ in rows)
+    return "\n".join([*lines, "", f"Of {len(rows)} cells, {near} are within 25 %."])
 
 
 # ---- large clusters ----

@@ -5,7 +5,9 @@ another worker costs, not what it is good for.
 """
 
 import statistics
+import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -113,9 +115,10 @@ def _nodes(client: Client, size: int, seed: int) -> tuple[float, float, float]:
     return planned, sent, time.perf_counter() - begun
 
 
-def measure() -> list[Growth]:
-    """All of them."""
-    return [chunks(), workers(), *nodes()]
+def measure(only: Sequence[str] = ()) -> list[Growth]:
+    """All of them, or by the names of what is varied."""
+    kinds = {"chunks": lambda: [chunks()], "workers": lambda: [workers()], "nodes": nodes}
+    return [found for name in only or kinds for found in kinds[name]()]
 
 
 def table(found: list[Growth]) -> str:
@@ -129,4 +132,4 @@ def table(found: list[Growth]) -> str:
 
 
 if __name__ == "__main__":
-    print(table(measure()))
+    print(table(measure(sys.argv[1:])))

@@ -1,8 +1,8 @@
 """Which dimensions to cut, and whether slices are kept from stage to stage: plans are made, and the best one is taken.
 
 The best plan ends an iteration first on a cluster of BESIDE imagined workers, among those that fit into NOMINAL_BYTES a worker; if
-none does, it is the one that takes the least memory of those that do not take much longer. So the choice depends on the graph and the sizes alone, and so do the bits of the result. Considered are: each dimension
-that may be cut; with the best one, each further dimension over a coarser grid, until no one helps; slices made again in each
+none does, it is the one that takes the least memory of those that do not take much longer. So the choice depends on the graph
+and the sizes alone, and so do the bits of the result. Considered are: each dimension that may be cut; with the best one, each further dimension over a coarser grid, until no one helps; slices made again in each
 stage instead of kept; smaller chunks for want of memory. What was considered is told in the plan's notes.
 """
 
@@ -41,6 +41,8 @@ BETTER = 0.95
 """What part of its time a plan has to take at most to be preferred to a simpler one."""
 LARGE = 50_000
 """Nodes from which on only one dimension is tried with another: planning should take seconds."""
+PLANNED = 1_000_000
+"""Nodes that the graphs of all plans that are made may have together, for the same reason; one plan is made in any case."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,7 @@ def choose(graph: Graph, sizes: Mapping[str, int], allowed: Sequence[str], rows:
 class _Search:
     def __init__(self, graph: Graph, sizes: Mapping[str, int], rows: Mapping[str, int]) -> None:
         self.graph, self.sizes, self.rows = graph, sizes, rows
+        self.nodes = 0
         self.considered: list[_Candidate] = []
         self.refused: list[str] = []
         self.made: dict[tuple[tuple[str, ...], bool], Plan] = {}
@@ -121,6 +124,7 @@ class _Search:
         while len(best.rows) < len(tried) and len(self.graph) <= LARGE:
             rest = [name for name in tried if name not in best.rows]
             grids = ({name: self._coarse(name) for name in (*best.rows, other)} for other in rest)
+            grids = (rows for rows in grids if self._cells(rows) <= CELLS)
             better = [c for c in self._each(grids) if c.beats(best)]
             if not better:
                 break
@@ -142,7 +146,7 @@ class _Search:
             free = [name for name in known.rows if name not in self.rows]
             for factor in FINER if free else ():
                 size = {name: -(-rows // factor) if name in free else rows for name, rows in known.plan.rows.items()}
-                if prod(-(-self.sizes[name] // rows) for name, rows in size.items()) <= CELLS:
+                if self._cells(size) <= CELLS:
                     self.candidate(size, remake=known.remake)
                     if known.plan.stages > 1 and not known.remake:
                         self.candidate(size, remake=True)
@@ -167,6 +171,7 @@ class _Search:
 
     def _made(self, rows: Mapping[str, int | None], remake: bool) -> Plan:
         (first, size), *others = rows.items()
+        self.nodes += len(self.graph)
         plan = partition(self.graph, self.sizes, first, size, remake=remake)
         for name, size in others:
             plan = refine(plan, name, size, remake=remake)
@@ -180,13 +185,22 @@ class _Search:
 
     def _each(self, cuts: Iterator[Mapping[str, int | None]], only: bool = False) -> Iterator[_Candidate]:
         for rows in cuts:
+            names = " and ".join(map(repr, rows))
+            if self.considered and self.nodes + len(self.graph) > PLANNED:
+                self.refused.append(
+                    f"not considered: cutting {names}, since plans of {self.nodes} nodes were made before"
+                )
+                continue
             try:
                 yield self.candidate(rows)
             except PlanError as error:
                 if only:
                     raise
-                names = " and ".join(map(repr, rows))
                 self.refused.append(f"considered: {names} cannot be cut: {str(error).splitlines()[0]}")
+
+    def _cells(self, rows: Mapping[str, int]) -> int:
+        """How many cells the grid has."""
+        return prod(-(-self.sizes[name] // size) for name, size in rows.items())
 
     def _coarse(self, name: str) -> int:
         """Rows of a chunk where several dimensions are cut."""

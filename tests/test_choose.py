@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import graphir as gi
+from scheduler import choose
 from scheduler.choose import BESIDE, NOMINAL_BYTES
 from scheduler.driver.local import run_plan
 from scheduler.memory import peak_bytes
@@ -84,3 +85,28 @@ def test_slices_are_made_again_where_keeping_them_takes_too_much() -> None:
     assert kept == {("n", 50), ("n", 200)}
     assert again == {("n", 50)}
     assert "slices made again in each stage" in large.to_text()
+
+
+def three_dims() -> gi.Graph:
+    x, v, w = gi.input("x", ("n", 20)), gi.input("v", (20, "h")), gi.input("w", ("h", "o"))
+    return gi.Graph({"loss": gi.sum(gi.tanh(gi.tanh(x @ v) @ w))})
+
+
+def test_no_more_plans_are_made_than_there_is_time_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = {"n": 50_000, "h": 300, "o": 20}
+    every = compile(three_dims(), sizes).to_text()
+    assert "not considered" not in every
+    monkeypatch.setattr(choose, "PLANNED", 1)
+    plan = compile(three_dims(), sizes)
+    assert plan.cuts == ("n",)  # with the most bytes fed along it
+    assert "not considered: cutting 'h', since plans of" in plan.to_text()
+    assert "not considered: cutting 'n' and 'h'" in plan.to_text()
+
+
+def test_a_grid_has_no_more_cells_than_can_be_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = {"n": 1_000_000, "m": 1_000_000}
+    x, y = gi.input("x", ("n", 4)), gi.input("y", (4, "m"))
+    far = gi.Graph({"sum": gi.sum(gi.exp(x @ y))})
+    assert len(compile(far, sizes).cuts) == 2
+    monkeypatch.setattr(choose, "CELLS", 15)
+    assert len(compile(far, sizes).cuts) == 1

@@ -47,7 +47,9 @@ def edges(flow: Flow) -> list[tuple[int, int]]:
 
 @given(flows())
 def test_parts_have_no_cycle_and_are_numbered_without_gaps(flow: Flow) -> None:
-    part = split(flow).tolist()
+    found, why_not = split(flow)
+    part = found.tolist()
+    assert bool(why_not) == (max(part) == 0)
     assert all(part[source] <= part[reader] for source, reader in edges(flow))
     assert set(part) == set(range(max(part) + 1))
     assert max(part) <= 2 * dag.MOST_PARTS
@@ -56,7 +58,9 @@ def test_parts_have_no_cycle_and_are_numbered_without_gaps(flow: Flow) -> None:
 @given(flows())
 def test_no_parts_where_a_path_is_as_long_as_everything(flow: Flow) -> None:
     chained = flow_of([[k - 1] if k else [] for k in range(len(flow))], flow.seconds.tolist(), flow.bytes.tolist())
-    assert not split(chained).any()
+    part, why_not = split(chained)
+    assert not part.any()
+    assert why_not == dag.TOO_LITTLE or "one path" in why_not
 
 
 @given(flows())
@@ -221,7 +225,9 @@ def test_tiny_nodes_stay_together() -> None:
     for _ in range(10_000):
         left, right = rng.integers(max(0, len(values) - 256), len(values), 2)
         values.append(values[left] + values[right])
-    assert len(compile(gi.Graph({"y": values[-1]}), {}).steps) == 1
+    plan = compile(gi.Graph({"y": values[-1]}), {})
+    assert len(plan.steps) == 1
+    assert f"is not divided: {dag.TOO_LITTLE}" in plan.to_text()
 
 
 def test_a_chain_is_not_divided() -> None:
@@ -229,4 +235,6 @@ def test_a_chain_is_not_divided() -> None:
     value = x
     for _ in range(300):
         value = gi.tanh(value @ x)
-    assert len(compile(gi.Graph({"y": value}), {}).steps) == 1
+    plan = compile(gi.Graph({"y": value}), {})
+    assert len(plan.steps) == 1
+    assert "is not divided: one path through it takes" in plan.to_text()

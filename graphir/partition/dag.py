@@ -13,6 +13,7 @@ import numpy as np
 
 from graphir.partition.flow import Flow, branches, distinct, longest_path
 from graphir.partition.moves import refined
+from graphir.units import in_seconds
 from graphir.walk import Column
 
 PART_SECONDS = 0.03
@@ -25,23 +26,28 @@ WORTH = 0.9
 BESIDE = 8
 """On how many imagined workers orders are compared."""
 BYTES_A_SECOND = 2e9
+TOO_LITTLE = f"it takes less than two parts of {in_seconds(PART_SECONDS)}"
 
 
-def split(flow: Flow) -> Column:
-    """The part of each node; edges go from a part to itself or a later one.
-
-    All are in part 0 if there is too little work for two, or nothing is gained.
-    """
-    whole = np.zeros(len(flow), np.int64)
-    count = min(MOST_PARTS, int(flow.total / PART_SECONDS))
-    if count < 2 or longest_path(flow) >= flow.total * WORTH:
-        return whole
-    tried = [blocks(flow, order, flow.total / count) for order in (np.arange(len(flow)), branches(flow))]
+def split(flow: Flow) -> tuple[Column, str]:
+    """The part of each node, edges going from a part to itself or a later one; or all in part 0, and why they are."""
+    whole, total = np.zeros(len(flow), np.int64), flow.total
+    count = min(MOST_PARTS, int(total / PART_SECONDS))
+    if count < 2:
+        return whole, TOO_LITTLE
+    longest = longest_path(flow)
+    if longest >= total * WORTH:
+        return whole, f"one path through it takes {in_seconds(longest)} of its {in_seconds(total)}"
+    tried = [blocks(flow, order, total / count) for order in (np.arange(len(flow)), branches(flow))]
     ends = [makespan(flow, part) for part in tried]
-    if min(ends) >= flow.total:
-        return whole
-    best = refined(flow, tried[ends.index(min(ends))], LOOSE)
-    return whole if makespan(flow, best) >= flow.total * WORTH else np.unique(best, return_inverse=True)[1]
+    best = tried[ends.index(min(ends))]
+    end = min(ends)
+    if end < total:
+        best = refined(flow, best, LOOSE)
+        end = makespan(flow, best)
+    if end >= total * WORTH:
+        return whole, f"{count} parts would end after {in_seconds(end)}, the whole after {in_seconds(total)}"
+    return np.unique(best, return_inverse=True)[1], ""
 
 
 def blocks(flow: Flow, order: Column, mean: float) -> Column:

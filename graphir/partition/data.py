@@ -137,13 +137,14 @@ class _Builder:
         return dims.rename(size, {self.cut: dims.local(self.cut)})
 
     def build(self) -> tuple[tuple[Step, ...], dict[str, Value]]:
+        last, images = None, dict[Node, Node]()
         for node, beside in zip(self.graph.nodes, all_beside(self.graph, self.placed), strict=True):
-            p = self.placed[node]
-            if beside:
-                images = self._program(p.stage, "map").images
-                images[node] = make(node.op, tuple([images[i] for i in node.inputs]), node.attrs, node.raw_origin)
-            elif node.op.name != "input" and not p.free:
-                self._compute(node, p)
+            if beside is None:
+                self._compute(node, self.placed[node])
+                continue
+            if beside is not last:
+                last, images = beside, self._program(beside.stage, "map").images
+            images[node] = make(node.op, tuple([images[i] for i in node.inputs]), node.attrs, node.raw_origin)
         for node in self.graph.outputs.values():
             self.whole_or_shard(node)
         return self._steps(), self.values
@@ -178,6 +179,8 @@ class _Builder:
     # ---- nodes ----
 
     def _compute(self, node: Node, p: Placement) -> None:
+        if node.op.name == "input" or p.free:
+            return
         kind: Kind = "single" if p.layout == "whole" else "map"
         program = self._program(p.stage, kind)
         program.images[node] = self._made(program, node, p)

@@ -15,7 +15,7 @@ from graphir.node import Node, made_by
 from graphir.ops.sources import input_
 from graphir.origin import Origin
 from graphir.partition.cost import Estimate
-from graphir.partition.dag import PART_SECONDS, split
+from graphir.partition.dag import PART_SECONDS, TOO_LITTLE, split
 from graphir.partition.data import mark_of
 from graphir.partition.flow import Flow, distinct
 from graphir.partition.plan import Plan, Read, Step, Value
@@ -27,9 +27,14 @@ def divide(plan: Plan) -> Plan:
     steps: list[Step] = []
     values, notes = dict(plan.values), list(plan.notes)
     for step in plan.steps:
-        parts = parts_of(step.program, plan.sizes) if step.kind == "single" else None
+        if step.kind != "single":
+            steps.append(step)
+            continue
+        parts, why_not = parts_of(step.program, plan.sizes)
         if parts is None:
             steps.append(step)
+            if not plan.cuts or why_not != TOO_LITTLE:
+                notes.append(f"a single step of stage {step.stage} is not divided: {why_not}")
             continue
         with made_by(Origin("pass", of="partition")):
             steps += _Division(plan, step, parts, values).steps()
@@ -55,21 +60,20 @@ class Parts:
         return ", ".join(map(str, numbers[:8])) + (", ..." if len(numbers) > 8 else "")
 
 
-def parts_of(program: Graph, sizes: Mapping[str, int]) -> Parts | None:
-    """The program in parts; None if there is too little work for two, or nothing ends earlier."""
+def parts_of(program: Graph, sizes: Mapping[str, int]) -> tuple[Parts | None, str]:
+    """The program in parts; None, and why, if there is too little work for two or nothing ends earlier."""
     estimate = Estimate(sizes)
     if estimate.total(program.columns) < 2 * PART_SECONDS:
-        return None
+        return None, TOO_LITTLE
     nodes, flow = contracted(program, estimate)
-    if flow.total < 2 * PART_SECONDS:
-        return None
-    part = _with_siblings(split(flow), nodes, program)
+    part, why_not = split(flow)
+    part = _with_siblings(part, nodes, program)
     if not part.any():
-        return None
+        return None, why_not or "its parts have outputs of one application"
     found = np.full(len(program), -1)
     found[nodes] = part
     crosses = part[flow.sources] != part[flow.readers]
-    return Parts(found, nodes[distinct(flow.sources[crosses])])
+    return Parts(found, nodes[distinct(flow.sources[crosses])]), ""
 
 
 def contracted(program: Graph, estimate: Estimate) -> tuple[Column, Flow]:

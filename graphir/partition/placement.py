@@ -161,10 +161,10 @@ def _cut(node: Node, rule: AxisRule, factor: str, inputs: list[Placement], notes
     return Placement("shard", stage, out, needs=needs)
 
 
-def all_beside(graph: Graph, placed: Mapping[Node, Placement]) -> list[bool]:
-    """Whether each node is made in a map step of slices that the same step makes, by the same op with the same attributes.
+def all_beside(graph: Graph, placed: Mapping[Node, Placement]) -> list[Placement | None]:
+    """The placement of each node that is made in a map step of slices that the same step makes, with the attributes it has.
 
-    Most nodes of a large graph are; they need no closer look.
+    Most nodes of a large graph are such; they need no closer look. None for the others.
     """
     table, found = graph.columns, [placed[node] for node in graph.nodes]
     each = list(dict.fromkeys(found))
@@ -182,7 +182,7 @@ def all_beside(graph: Graph, placed: Mapping[Node, Placement]) -> list[bool]:
     same = table.by_kind([kind.op.local is None and "shape" not in kind.op.attrs for kind in table.kinds], bool)
     mapped = np.array([p.layout != "whole" for p in each])[codes] & same & (table.counts > 0)
     mapped[table.readers[~good]] = False
-    return list(mapped.tolist())
+    return [p if same else None for p, same in zip(found, mapped.tolist(), strict=True)]
 
 
 def resized(node: Node, inputs: tuple[Node, ...], axis: int | None, size: Callable[[dims.Dim], dims.Dim]) -> Node:
