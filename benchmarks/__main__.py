@@ -60,7 +60,8 @@ gradient descent in 16 chunks; all but PyTorch run the same kernels on the same 
 when nothing is scheduled, kept or repaired: a pipe to each. Our workers exchange their sums with one another. The random
 graph is new in each round and its construction counts. Of the large gradients ours are computed in each iteration, the others' are
 there. The tiny job is a graph and shapes that were seen before, with other values. Tasks that do nothing are one
-`client.map` for us."""
+`client.map` for us. All participants live at once and sleep in turn, which costs the small jobs of those with several threads:
+`python -m benchmarks.distributed --alone tiny random` takes ours without them."""
 
 
 GROWTH = """## How cost grows
@@ -147,7 +148,7 @@ def written(before: str, names: Sequence[str]) -> tuple[str, dict[str, str]]:
         if name in names:
             made = tables()
             found, beside = (made, {}) if isinstance(made, str) else made
-            text = f"{words}\n\n{found}\n"
+            text = f"{words}\n\n`python -m benchmarks {name}`:\n\n{found}\n"
             pictures |= beside
             print(text, flush=True)
             parts.append(text)

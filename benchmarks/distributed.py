@@ -2,7 +2,8 @@
 
 Iterations of ours are timed by the events of a job of many steps, without its first ones; the random graph is another one
 in each round, so that nobody has seen it, and its construction counts for all; the tiny job has other values each time.
-`python -m benchmarks.distributed logistic network` measures the jobs with these words in their names alone.
+`python -m benchmarks.distributed logistic network` measures the jobs with these words in their names only; with --alone, ours
+without peers beside it.
 """
 
 import os
@@ -106,11 +107,11 @@ class Ours(Peer):
         self.client.close()
 
 
-def measure(only: Sequence[str] = ()) -> tuple[dict[str, Row], list[str]]:
+def measure(only: Sequence[str] = (), alone: bool = False) -> tuple[dict[str, Row], list[str]]:
     """For each job the median seconds of each participant, and the peers that are missing; `only`: words of jobs' names."""
     os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112  # by default Ray's workers yield to all others of the machine
     ray.init(address="local", num_cpus=6, include_dashboard=False, log_to_driver=False, logging_level="error")
-    there, missing = peers.present()
+    there, missing = ([], [peer.name for peer in peers.PEERS]) if alone else peers.present()
     there.append(Ours())
     rows: dict[str, Row] = {}
     try:
@@ -171,13 +172,13 @@ def table(rows: dict[str, Row], missing: list[str]) -> str:
         "|---" * (len(names) + 3) + "|",
     ]
     for job, row in rows.items():
-        ours, bare = row[Ours.name], row[peers.Bare.name]
+        ours, bare = row[Ours.name], row.get(peers.Bare.name)
         others = [value for name, value in row.items() if name != Ours.name and value is not None]
         shown = [_ms(value) for value in row.values()]
         lines.append(
             f"| {job} | {' | '.join(shown)} | {_ratio(ours, bare)} | {_ratio(ours, min(others, default=None))} |"
         )
-    lines += ["", f"Not installed: {', '.join(missing) or 'none'}."]
+    lines += ["", f"Not there: {', '.join(missing) or 'none'}."]
     return "\n".join(lines)
 
 
@@ -190,4 +191,5 @@ def _ratio(ours: float | None, other: float | None) -> str:
 
 
 if __name__ == "__main__":
-    print(table(*measure(sys.argv[1:])))
+    words = [word for word in sys.argv[1:] if word != "--alone"]
+    print(table(*measure(words, alone="--alone" in sys.argv)))
