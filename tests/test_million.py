@@ -6,6 +6,7 @@ import random
 import pytest
 
 import graphir as gi
+from scheduler.pipeline import compile
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 COUNT = 1_000_000
@@ -49,5 +50,8 @@ def test_a_million_operations(make: object) -> None:
     assert gi.verify(graph) is graph
     assert gi.load(gi.dump(graph)) == graph
     assert graph.to_text().count("\n") == len(graph) + 3
+    plan = compile(before, {})
+    assert len(plan.steps) > 1 or "is not divided: " in plan.to_text()
+    assert sum(len(step.program) for step in plan.steps) >= len(before)
     del graph, before, gradient, value, start
     gc.collect()  # freeing must not recurse either
