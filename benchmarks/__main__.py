@@ -77,7 +77,8 @@ SWEEP = """## A thousand tiny points
 
 SERVICE = """## The service under load
 
-A thousand small jobs submitted by 32 clients at once over HTTP, each client one job after the other; then all results are awaited."""
+A thousand small jobs submitted by 32 clients at once over HTTP, each client one job after the other; then all results are awaited.
+Clients, service and workers share the cores, and what was accepted runs meanwhile."""
 
 
 FORECAST = """## Forecasts
