@@ -2,8 +2,7 @@
 
 import os
 import signal
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +17,10 @@ from graphir.client import Client, Job, connect
 from graphir.errors import DatasetError, JobFailed, PlanError
 from scheduler.driver.ray import RayPool
 from scheduler.local import EmbeddedService
+from tests.jobs import WAIT, bits, until
 from tests.range_server import RangeServer, serving
 
 pytestmark = pytest.mark.usefixtures("local_ray")
-WAIT = 90.0
 ROWS, WIDTH = 1200, 8
 CHUNK = 100
 LONG = 2_000
@@ -43,17 +42,6 @@ GRAPH = graph()
 def submit(client: Client, x: Any, y: Any = Y, steps: int = 5, **options: Any) -> Job:
     feeds = {"x": x, "y": y, "w": np.zeros(WIDTH)}
     return client.submit(GRAPH, feeds, carry={"w": "w2"}, steps=steps, chunk={"n": CHUNK}, **options)
-
-
-def bits(job: Job) -> dict[str, bytes]:
-    return {name: np.asarray(value).tobytes() for name, value in job.result(WAIT).items()}
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + WAIT
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.01)
 
 
 def step(client: Client, job: Job) -> int:

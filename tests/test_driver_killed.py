@@ -8,8 +8,6 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -20,11 +18,11 @@ from graphir.client import Client, connect
 from graphir.errors import JobCancelled, JobFailed
 from scheduler.job import state
 from scheduler.job.store import Store
+from tests.jobs import WAIT, until
 from tests.test_faults import CARRIES, FEEDS, GRAPH
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 ROOT = Path(__file__).resolve().parent.parent
-WAIT = 90.0
 SCRIPT = """
 import sys
 from graphir.client import connect
@@ -38,13 +36,6 @@ with connect(workers=2, directory=sys.argv[1]) as client:
     print(*client.service.pool.pids(), flush=True)
     job.result()
 """
-
-
-def until(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + WAIT
-    while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.02)
 
 
 def gone(pid: int) -> bool:

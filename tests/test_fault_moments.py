@@ -4,8 +4,7 @@ import os
 import resource
 import signal
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +18,11 @@ from graphir.errors import JobFailed, ServiceUnavailable
 from scheduler.driver import session
 from scheduler.driver.ray import Member, RayPool
 from scheduler.job.values import Values
-from scheduler.local import EmbeddedService
 from tests.faulty import Rules, disturb
+from tests.jobs import WAIT, bits, kinds, pool_of, until
 from workers.mesh import SHARED_BYTES
 
 pytestmark = pytest.mark.usefixtures("local_ray")
-WAIT = 90.0
 STEPS = 12
 
 
@@ -51,14 +49,6 @@ def submit(client: Client, carry: str = "weights", **options: Any) -> Job:
     return client.submit(GRAPH, FEEDS, carry=CARRIES[carry], chunk={"n": 10}, **options)
 
 
-def bits(job: Job) -> dict[str, bytes]:
-    return {name: np.asarray(value).tobytes() for name, value in job.result(WAIT).items()}
-
-
-def kinds(job: Job) -> list[str]:
-    return [event["type"] for event in job.events()]
-
-
 @pytest.fixture(scope="module")
 def undisturbed() -> dict[str, dict[str, bytes]]:
     with connect(workers=0) as client:
@@ -76,12 +66,6 @@ def client(rules: Rules, local_ray: None) -> Iterator[Client]:
     with connect(workers=2) as connected:
         submit(connected, steps=1, checkpoint_every=None).result(WAIT)
         yield connected
-
-
-def pool_of(client: Client) -> RayPool:
-    assert isinstance(client.service, EmbeddedService)
-    assert isinstance(client.service.pool, RayPool)
-    return client.service.pool
 
 
 def test_a_checkpoint_that_cannot_be_stored_at_once(
@@ -155,13 +139,6 @@ class Putter:
 
 
 Owner = ray.remote(num_cpus=0)(Putter)
-
-
-def until(condition: Callable[[], Any]) -> None:
-    deadline = time.monotonic() + WAIT
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.01)
 
 
 @pytest.mark.parametrize(

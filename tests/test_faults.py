@@ -3,7 +3,7 @@
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -15,10 +15,9 @@ from graphir.client import Client, Job, connect
 from graphir.errors import JobFailed, ServiceUnavailable
 from scheduler.driver import ray as driver
 from scheduler.driver.ray import RayPool
-from scheduler.local import EmbeddedService
+from tests.jobs import WAIT, bits, pool_of, until
 
 pytestmark = pytest.mark.usefixtures("local_ray")
-WAIT = 90.0
 STEPS = 4_000
 
 
@@ -42,10 +41,6 @@ def submit(client: Client, carry: str, steps: int = STEPS, **options: Any) -> Jo
     return client.submit(GRAPH, FEEDS, carry=CARRIES[carry], steps=steps, chunk={"n": 10}, **options)
 
 
-def bits(job: Job) -> dict[str, bytes]:
-    return {name: np.asarray(value).tobytes() for name, value in job.result(WAIT).items()}
-
-
 @pytest.fixture(scope="module")
 def undisturbed() -> dict[str, dict[str, bytes]]:
     with connect(workers=0) as client:
@@ -57,19 +52,6 @@ def client(local_ray: None) -> Iterator[Client]:
     with connect(workers=2) as connected:
         submit(connected, "weights", 1).result(WAIT)
         yield connected
-
-
-def pool_of(client: Client) -> RayPool:
-    assert isinstance(client.service, EmbeddedService)
-    assert isinstance(client.service.pool, RayPool)
-    return client.service.pool
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + WAIT
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.01)
 
 
 def has(pool: RayPool, workers: int) -> bool:

@@ -19,8 +19,9 @@ from graphir.client import connect
 from graphir.errors import ServiceUnavailable
 from graphir.remote import RemoteService
 from scheduler.job.store import Store
+from tests.jobs import WAIT, bits, until
 from tests.served import Served, gradfleet, serving
-from tests.test_service import LONG, WAIT, bits, train, until
+from tests.test_service import LONG, train
 
 
 @pytest.fixture(scope="module")

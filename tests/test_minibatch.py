@@ -2,7 +2,6 @@
 
 import os
 import signal
-import time
 import tracemalloc
 from collections.abc import Callable
 from dataclasses import replace
@@ -27,12 +26,12 @@ from scheduler.local import EmbeddedService
 from scheduler.memory import peak_bytes
 from scheduler.pipeline import compile
 from scheduler.place import place
+from tests.jobs import WAIT, bits, until
 from workers.data import Source
 from workers.feed import Feed
 from workers.route import Route
 
 ROWS, BATCH, STEPS, SEED = 53, 8, 15, 11
-WAIT = 60.0
 CARRY = {"w": "w_next", "v": "v_next"}
 
 
@@ -89,10 +88,6 @@ def trained(
     return bits(out)
 
 
-def bits(values: dict[str, Any]) -> dict[str, bytes]:
-    return {name: np.asarray(value).tobytes() for name, value in values.items()}
-
-
 def by_plan(feeds: dict[str, Any]) -> dict[str, Any]:
     return run_plan(PLAN, feeds)
 
@@ -103,13 +98,6 @@ PLAN = compile(GRAPH, {"n": BATCH}, chunk={"n": 3})
 def submit(client: Client, **options: Any) -> Job:
     options = {"carry": CARRY, "batch": {"n": BATCH}, "shuffle": SEED, "chunk": {"n": 3}, **options}
     return client.submit(GRAPH, FEEDS, **options)
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + WAIT
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.01)
 
 
 # ---- the order of rows ----

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 import graphir as gi
 from graphir.partition.data import partition
-from graphir.partition.plan import Along, Plan, Read
+from graphir.partition.plan import Along, Plan, Read, Step
 from scheduler.check import check_plan
 from scheduler.driver.local import run_plan
 from scheduler.pipeline import compile
@@ -217,54 +217,74 @@ def test_the_tree_is_the_same_for_any_workers(leaves: list[float], workers: int)
     assert joined(total, roots, join) == alone
 
 
-def broken(plan: Plan) -> dict[str, tuple[Plan, str]]:
+Broken = dict[str, tuple[Plan, str]]
+change = dataclasses.replace
+
+
+def with_step(plan: Plan, number: int, **changes: object) -> Plan:
+    """The plan with another step in this place."""
+    steps = list(plan.steps)
+    steps[number] = change(steps[number], **changes)  # type: ignore[arg-type]  # any field
+    return change(plan, steps=tuple(steps))
+
+
+def with_blocks(plan: Plan, value: str, *blocks: Along) -> Plan:
+    """The plan in which a value has other blocks."""
+    return change(plan, values={**plan.values, value: change(plan.values[value], blocks=blocks)})
+
+
+def broken(plan: Plan) -> Broken:
     """Plans with one rule broken each, and what is said."""
-    change = dataclasses.replace
-    first = next(step for step in plan.steps if step.kind == "map")
-    at = plan.steps.index(first)
-    combine = next(step for step in plan.steps if step.kind == "combine")
-    place = plan.steps.index(combine)
-    (partial,) = {read.value for read in combine.reads}
-    (joined,) = combine.writes
-    values = plan.values
+    at = next(number for number, step in enumerate(plan.steps) if step.kind == "map")
+    place = next(number for number, step in enumerate(plan.steps) if step.kind == "combine")
+    return {**broken_whole(plan, at), **broken_steps(plan, at, place), **broken_values(plan, plan.steps[place])}
 
-    def with_step(number: int, **changes: object) -> Plan:
-        steps = list(plan.steps)
-        steps[number] = change(steps[number], **changes)  # type: ignore[arg-type]  # any field
-        return change(plan, steps=tuple(steps))
 
-    def with_blocks(value: str, *blocks: Along) -> Plan:
-        return change(plan, values={**values, value: change(values[value], blocks=blocks)})
-
-    other = change(values[partial], type=values[partial].type.with_shape((99,)))
+def broken_whole(plan: Plan, at: int) -> Broken:
+    """Borders, the order of steps and the outputs."""
+    before, step, after = plan.steps[:at], plan.steps[at], plan.steps[at + 1 :]
     return {
         "short": (change(plan, borders={"n": plan.borders["n"][:-1]}), "do not go from 0 to 11"),
         "empty chunk": (change(plan, borders={"n": (0, 4, 4, 11)}), "do not increase"),
         "backwards": (change(plan, steps=plan.steps[::-1]), "not ordered"),
-        "missing step": (change(plan, steps=plan.steps[:at] + plan.steps[at + 1 :]), "read before it is written"),
-        "twice": (change(plan, steps=(*plan.steps[:at], first, *plan.steps[at:])), "written more than once"),
-        "no reads": (with_step(at, reads=()), "reads are not"),
-        "no writes": (with_step(at, writes=()), "writes are not"),
-        "unknown": (change(plan, values={k: v for k, v in values.items() if k != partial}), "not declared"),
-        "type": (change(plan, values={**values, partial: other}), "written as"),
-        "operator": (with_blocks(partial, Along("n", combine="mean")), "'mean'"),
-        "axis": (with_blocks("x", Along("n", 1)), "not along 'n'"),
-        "two kinds": (with_blocks("x", Along("n", 0, "sum")), "is combined by 'sum'"),
-        "strange dimension": (with_blocks("x", Along("m", 0)), "has blocks along"),
-        "no grid": (with_step(at, over=()), "a map step over"),
-        "strange grid": (with_step(at, over=("m",)), "but .'n',. are cut"),
-        "joined along nothing": (with_step(place, along=None), "reads the partial value"),
-        "layout": (change(plan, values={**values, joined: change(values[partial], id=joined)}), "writes the partial"),
-        "sliced": (
-            with_step(at, reads=tuple(Read(r.input, r.value, (("n", 0),)) for r in first.reads)),
-            "slices along .n. are taken of the shard",
-        ),
-        "one side": (
-            with_step(place, program=gi.Graph(combine.program.outputs), reads=combine.reads[::-1]),
-            "reads are not",
-        ),
+        "missing step": (change(plan, steps=before + after), "read before it is written"),
+        "twice": (change(plan, steps=(*before, step, step, *after)), "written more than once"),
         "output": (change(plan, outputs={**plan.outputs, "loss": "nothing"}), "not made"),
         "no output": (change(plan, outputs={}), "not those of the graph"),
+    }
+
+
+def broken_steps(plan: Plan, at: int, place: int) -> Broken:
+    """A map step and a combine step."""
+    first, combine = plan.steps[at], plan.steps[place]
+    sliced = tuple(Read(r.input, r.value, (("n", 0),)) for r in first.reads)
+    turned = {"program": gi.Graph(combine.program.outputs), "reads": combine.reads[::-1]}
+    return {
+        "no reads": (with_step(plan, at, reads=()), "reads are not"),
+        "no writes": (with_step(plan, at, writes=()), "writes are not"),
+        "no grid": (with_step(plan, at, over=()), "a map step over"),
+        "strange grid": (with_step(plan, at, over=("m",)), "but .'n',. are cut"),
+        "joined along nothing": (with_step(plan, place, along=None), "reads the partial value"),
+        "sliced": (with_step(plan, at, reads=sliced), "slices along .n. are taken of the shard"),
+        "one side": (with_step(plan, place, **turned), "reads are not"),
+    }
+
+
+def broken_values(plan: Plan, combine: Step) -> Broken:
+    """What is joined, and the input x."""
+    values = plan.values
+    (partial,) = {read.value for read in combine.reads}
+    (joined,) = combine.writes
+    other = change(values[partial], type=values[partial].type.with_shape((99,)))
+    like_partial = change(values[partial], id=joined)
+    return {
+        "unknown": (change(plan, values={k: v for k, v in values.items() if k != partial}), "not declared"),
+        "type": (change(plan, values={**values, partial: other}), "written as"),
+        "layout": (change(plan, values={**values, joined: like_partial}), "writes the partial"),
+        "operator": (with_blocks(plan, partial, Along("n", combine="mean")), "'mean'"),
+        "axis": (with_blocks(plan, "x", Along("n", 1)), "not along 'n'"),
+        "two kinds": (with_blocks(plan, "x", Along("n", 0, "sum")), "is combined by 'sum'"),
+        "strange dimension": (with_blocks(plan, "x", Along("m", 0)), "has blocks along"),
     }
 
 

@@ -1,7 +1,6 @@
 """Pools of workers that do not fit: other kernels, another version, fewer than asked for, none."""
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -15,12 +14,11 @@ from graphir.client import Client, Job, connect
 from graphir.errors import JobFailed, VersionError
 from scheduler.driver import ray as driver
 from scheduler.driver.ray import RayPool
-from scheduler.local import EmbeddedService
+from tests.jobs import WAIT, pool_of, until
 from workers.actor import GROUPS, Hello, Shell, Worker
 from workers.fingerprint import fingerprint
 
 pytestmark = pytest.mark.usefixtures("local_ray")
-WAIT = 90.0
 OTHER = {"OPENBLAS_CORETYPE": "Nehalem"}
 needs_openblas = pytest.mark.skipif(
     not any("openblas" in name for name in fingerprint().blas), reason="needs OpenBLAS, which can be told its core"
@@ -82,19 +80,6 @@ GRAPH, FEEDS = product()
 
 def submit(client: Client, steps: int = 3, **options: Any) -> Job:
     return client.submit(GRAPH, FEEDS, carry={"w": "w2"}, steps=steps, chunk={"n": 10}, **options)
-
-
-def pool_of(client: Client) -> RayPool:
-    assert isinstance(client.service, EmbeddedService)
-    assert isinstance(client.service.pool, RayPool)
-    return client.service.pool
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + WAIT
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.05)
 
 
 def has(pool: RayPool, workers: int) -> bool:

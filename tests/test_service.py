@@ -2,8 +2,7 @@
 
 import os
 import signal
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from graphir.errors import (
 )
 from scheduler.driver.ray import RayPool
 from scheduler.local import EmbeddedService
+from tests.jobs import WAIT, bits, until
 from tests.test_grid import momentum
 
 pytestmark = pytest.mark.usefixtures("local_ray")
@@ -31,7 +31,6 @@ Array = np.ndarray[Any, Any]
 Feeds = dict[str, Any]
 ROWS, STEPS = 1000, 20
 CARRY = {"w": "w_next", "b": "b_next"}
-WAIT = 60.0
 
 
 def logistic() -> gi.Graph:
@@ -66,10 +65,6 @@ def oracle(feeds: Feeds, steps: int) -> Feeds:
     return {"loss": loss, "w_next": w, "b_next": b}
 
 
-def bits(result: Feeds) -> dict[str, bytes]:
-    return {name: np.asarray(value).tobytes() for name, value in result.items()}
-
-
 LONG = 2_000
 """Steps of a job that runs long enough to be disturbed."""
 
@@ -77,13 +72,6 @@ LONG = 2_000
 def train(client: Client, **options: Any) -> Job:
     options = {"carry": CARRY, "steps": STEPS, "chunk": {"n": 97}, **options}
     return client.submit(logistic(), data(), **options)
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + WAIT
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.01)
 
 
 @pytest.fixture(scope="module")

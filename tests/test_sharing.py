@@ -2,8 +2,7 @@
 
 import os
 import signal
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -17,9 +16,9 @@ from scheduler.driver.ray import RayPool
 from scheduler.job import line
 from scheduler.limits import AT_ONCE
 from scheduler.local import EmbeddedService
+from tests.jobs import WAIT, until
 
 pytestmark = pytest.mark.usefixtures("local_ray")
-WAIT = 90.0
 RNG = np.random.default_rng(9)
 LONG = 2_000
 
@@ -44,13 +43,6 @@ def submit(client: Client, width: int, steps: int, **options: Any) -> Any:
 def alone(width: int, steps: int) -> bytes:
     with connect(workers=0) as inline:
         return bytes(submit(inline, width, steps).result(WAIT)["next"].tobytes())
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + WAIT
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.01)
 
 
 @pytest.fixture

@@ -23,6 +23,7 @@ from scheduler.driver.ray import RayPool
 from scheduler.local import EmbeddedService
 from tests import test_fault_moments, test_faults, test_pool, test_sharing
 from tests.faulty import Rules, disturb
+from tests.jobs import bits
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 SECONDS = float(os.environ.get("GRADFLEET_SOAK_SECONDS", "600"))
@@ -59,10 +60,6 @@ JOBS = kinds_of_jobs()
 def submit(client: Client, kind: str) -> Job:
     graph, feeds, options = JOBS[kind]
     return client.submit(graph, feeds, retries=RETRIES, name=kind, fresh=True, **options)
-
-
-def bits(values: Mapping[str, Any]) -> Bits:
-    return {name: np.asarray(value).tobytes() for name, value in values.items()}
 
 
 class Soak:

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from graphir.client import Client, Job, connect
@@ -14,12 +13,11 @@ from graphir.errors import JobCancelled
 from scheduler.driver import overseer
 from scheduler.driver import ray as driver
 from scheduler.driver.ray import RayPool
-from scheduler.local import EmbeddedService
 from tests.faulty import Rules, disturb
+from tests.jobs import WAIT, bits, kinds, pool_of, under_way
 from tests.test_fault_moments import CARRIES, FEEDS, GRAPH
 
 pytestmark = pytest.mark.usefixtures("local_ray")
-WAIT = 120.0
 STEPS = 500
 
 
@@ -28,14 +26,6 @@ def submit(client: Client, carry: str, **options: Any) -> Job:
     return client.submit(
         GRAPH, FEEDS, carry=CARRIES[carry], **{"steps": STEPS, "chunk": {"n": 10}, "retries": 0, **options}
     )
-
-
-def bits(job: Job) -> dict[str, bytes]:
-    return {name: np.asarray(value).tobytes() for name, value in job.result(WAIT).items()}
-
-
-def kinds(job: Job) -> list[str]:
-    return [event["type"] for event in job.events()]
 
 
 @pytest.fixture(scope="module")
@@ -59,19 +49,6 @@ def client(rules: Rules, local_ray: None) -> Iterator[Client]:
         yield connected
 
 
-def pool_of(client: Client) -> RayPool:
-    assert isinstance(client.service, EmbeddedService)
-    assert isinstance(client.service.pool, RayPool)
-    return client.service.pool
-
-
-def under_way(client: Client, job: Job) -> None:
-    deadline = time.monotonic() + WAIT
-    while client.service.status(job.id)["step"] < 30:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 @pytest.mark.parametrize(
     ("carry", "when", "what"),
     [
@@ -85,7 +62,7 @@ def test_the_work_of_a_slow_worker_is_done_again_elsewhere(
 ) -> None:
     """It hangs for ever in a chunk, or takes half a second for what takes the other half a millisecond."""
     pids, job = pool_of(client).pids(), submit(client, carry)
-    under_way(client, job)
+    under_way(client, job, 30)
     rules.add(when, what, times=10_000, pid=pids[1])
     assert bits(job) == undisturbed[carry]
     assert kinds(job).count("straggled") == 1
@@ -101,7 +78,7 @@ def test_a_slow_worker_that_gets_back_to_its_pace_before_the_other_is_there_has_
     client: Client, rules: Rules, undisturbed: dict[str, dict[str, bytes]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pids, job, spare, asked = pool_of(client).pids(), submit(client, "rows too"), RayPool.spare, []
-    under_way(client, job)
+    under_way(client, job, 30)
     rule = rules.add("map", "hold", pid=pids[1])
 
     def late(self: RayPool) -> Any:
@@ -125,7 +102,7 @@ def test_where_no_other_worker_can_start_the_slow_one_makes_room(
     with connect(workers=6) as client:  # as many as there are CPUs
         submit(client, "rows too", steps=1).result(WAIT)
         pids, job = pool_of(client).pids(), submit(client, "rows too")
-        under_way(client, job)
+        under_way(client, job, 30)
         rules.add("map", "hold", pid=pids[3])
         assert bits(job) == undisturbed["rows too"]
         assert kinds(job).count("straggled") == 1
@@ -138,7 +115,7 @@ def test_the_only_worker_of_a_job_is_judged_by_what_it_took_before(
 ) -> None:
     with connect(workers=1) as client:
         job = submit(client, "rows too")
-        under_way(client, job)
+        under_way(client, job, 30)
         (pid,) = pool_of(client).pids()
         rules.add("map", "hold", pid=pid)
         assert bits(job) == undisturbed["rows too"]
