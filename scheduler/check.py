@@ -7,18 +7,14 @@ PlanError, which names the step.
 """
 
 from collections import Counter
-from collections.abc import Mapping
 from itertools import pairwise
 
 from graphir import dims
 from graphir.axes import COMBINES
-from graphir.errors import InvariantError, LimitError, PlanError
-from graphir.node import Node, describe
+from graphir.errors import InvariantError, PlanError
 from graphir.partition.plan import ORDER, Plan, Read, Step, Value
 from graphir.types import TensorType
-from graphir.units import in_bytes
 from graphir.verify import verify
-from workers.footprint import peak_bytes as program_peak
 
 
 def check_plan(plan: Plan) -> Plan:
@@ -142,51 +138,3 @@ def _check_outputs(plan: Plan, ready: set[str]) -> None:
         found, node = plan.values[value], plan.graph.outputs[name]
         good = found.layout != "partial" and found.type == node.type
         _require(good, f"output {name!r} of type {node.type} is the {found.layout} value {value} of type {found.type}")
-
-
-def check_memory(plan: Plan, limit: int) -> Plan:
-    """The plan itself if no step's values are estimated to take more than `limit` bytes at once; LimitError otherwise.
-
-    The error says which chunks would fit, the largest such, or what takes the memory whatever the chunks are.
-    """
-    for step in plan.steps:
-        needed, node = program_peak(step.program, plan.widest(step.over))
-        if needed > limit:
-            message = (
-                f"a {step.kind} step needs about {in_bytes(needed)} at once, over the limit of {limit} bytes a worker"
-            )
-            fitting = fitting_chunk(plan, limit)
-            if fitting is not None:
-                raise LimitError(f"{message}; chunk={fitting} would fit").at(describe(node))
-            if plan.cuts:
-                whole, node = max(_least(plan), key=lambda pair: pair[0])
-                message += f", and {in_bytes(whole)} even in chunks of one row"
-            raise LimitError(
-                f"{message}; use smaller sizes or a larger machine, or name a dimension that can be cut"
-            ).at(describe(node))
-    return plan
-
-
-def fitting_chunk(plan: Plan, limit: int) -> dict[str, int] | None:
-    """The largest chunks with which each step would fit, found by bisection, one dimension after the other; None if none would."""
-    rows = {dim: plan.widest([dim])[dims.local(dim)] for dim in plan.cuts}
-    for dim in plan.cuts:
-        if _fits(plan, {**rows, dim: 1}, limit):
-            fits, over = 1, rows[dim]
-            while over - fits > 1:
-                middle = (fits + over) // 2
-                fits, over = (middle, over) if _fits(plan, {**rows, dim: middle}, limit) else (fits, middle)
-            return {**rows, dim: fits}
-        rows[dim] = 1
-    return None
-
-
-def _fits(plan: Plan, rows: Mapping[str, int], limit: int) -> bool:
-    sizes = plan.sizes_in(rows)
-    return all(program_peak(step.program, sizes)[0] <= limit for step in plan.steps)
-
-
-def _least(plan: Plan) -> list[tuple[int, Node]]:
-    """What each step needs in chunks of one row, and the node at which it does."""
-    sizes = plan.sizes_in(dict.fromkeys(plan.cuts, 1))
-    return [program_peak(step.program, sizes) for step in plan.steps]

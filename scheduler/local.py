@@ -38,21 +38,22 @@ from scheduler.job.store import Store
 from scheduler.job.values import Values
 from scheduler.job.work import work_of
 from scheduler.limits import MAX_EVENTS, MAX_GRAPH_NODES, MAX_GRAPHS, MAX_WAITING_JOBS
+from scheduler.memory import Room
 from scheduler.outlook import with_outlook
 from scheduler.plans import Plans
 from scheduler.running import LEASE_SECONDS, JobRunner
+from workers import machine
 from workers.fingerprint import fingerprint
 from workers.speeds import Measured
 
-POLL_SECONDS = 0.5
-DATABASE = "jobs.sqlite"
+POLL_SECONDS, DATABASE = 0.5, "jobs.sqlite"
 
 
 class EmbeddedService:
     """Jobs in this process. workers: Ray actors, by default one a core; 0 runs jobs in this process.
 
-    memory: bytes that a worker has for a step, by default this machine's divided by its workers. database: a URL instead of
-    SQLite in the directory. address: of a Ray that is there, else a local one is started. runs: whether jobs are run here.
+    memory: bytes that a worker may take, by default those of its machine or container divided by its workers. database: a URL
+    instead of SQLite in the directory. address: of a Ray that is there, else a local one is started. runs: whether jobs are run here.
 
     Where jobs are kept, one whose work was done before for the same user has that result at once.
     """
@@ -72,7 +73,7 @@ class EmbeddedService:
         self.directory = Path(tempfile.mkdtemp(prefix="gradfleet-") if directory is None else directory).absolute()
         self.directory.mkdir(parents=True, exist_ok=True)
         self.workers = len(os.sched_getaffinity(0)) if workers is None else workers
-        self.memory_limit = memory or _machine_memory() // max(1, self.workers)
+        self.memory_limit, self._memory = memory, machine.memory() // max(1, self.workers)
         durable = not self._temporary
         self.store = Store(database or local_database(self.directory), durable=durable)
         self.values = Values(self.store, Blobs(self.directory / "blobs", durable=durable))
@@ -111,7 +112,7 @@ class EmbeddedService:
         options = resolved(graph, sizes, options)
         check_options(graph, values, options)
         self._check_room(bytes_of(values))
-        self._plans.of(graph, sizes, options, _batch(graph, sizes, options), self.memory_limit)
+        self._plans.of(graph, sizes, options, _batch(graph, sizes, options), self._room(options.get("carry")))
         beside: dict[str, bytes] = {}
         data = {name: self._feed(value, beside) for name, value in values.items()}
         digest = self._kept_graph(graph, beside)
@@ -289,7 +290,12 @@ class EmbeddedService:
             for name in ("cut", "chunk", "check_finite", "batch", "shuffle", "parts", "backend")
         }
         batch = minibatch(graph, sizes, options, spec.carry)
-        return Prepared(self._plans.of(graph, sizes, options, batch, self.memory_limit), feeds)
+        return Prepared(self._plans.of(graph, sizes, options, batch, self._room(spec.carry)), feeds)
+
+    def _room(self, carry: Mapping[str, str] | None) -> Room:
+        """What workers have; before they start, those of this machine are assumed."""
+        limit = self.memory_limit or (self.pool and self.pool.memory) or self._memory
+        return Room(limit, max(1, self.workers), carry or {})
 
     def _value(self, feed: ArrayFeed | DatasetFeed) -> Array | Dataset:
         if isinstance(feed, DatasetFeed):
@@ -308,8 +314,3 @@ def local_database(directory: Path) -> str:
 
 def _batch(graph: Graph, sizes: Mapping[str, int], options: Mapping[str, Any]) -> Minibatch | None:
     return minibatch(graph, sizes, options, options.get("carry", {}))
-
-
-def _machine_memory() -> int:
-    """The bytes of main memory that this machine has."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

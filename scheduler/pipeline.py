@@ -11,8 +11,9 @@ from graphir.partition.data import partition
 from graphir.partition.divide import divide
 from graphir.partition.plan import Plan
 from graphir.simplify import simplify
-from scheduler.check import check_memory, check_plan
+from scheduler.check import check_plan
 from scheduler.choose import choose
+from scheduler.memory import Room, check_memory
 
 
 def compile(
@@ -27,8 +28,8 @@ def compile(
     """The plan of one iteration; a function of the graph, the sizes and the chunk sizes alone.
 
     cut: the dimensions that may be cut (by default any; an empty sequence forbids cutting). chunk: rows a chunk; several
-    dimensions in it are all cut. Otherwise those are cut whose plan would end first (`choose`). memory_limit: bytes that one step may
-    take at once, by estimate. Raises PlanError and LimitError.
+    dimensions in it are all cut. Otherwise those are cut whose plan would end first (`choose`). memory_limit: bytes that a worker
+    may take at once, by estimate. Raises PlanError and LimitError.
     """
     rows = dict(chunk or {})
     allowed = list(cut) if cut is not None else list(rows) or list(graph.sizes)
@@ -39,4 +40,4 @@ def compile(
         graph = simplify(without_markers(graph))
         plan = choose(graph, sizes, allowed, rows) if allowed else divide(partition(graph, sizes))
         plan = replace(check_plan(plan), check_finite=check_finite)
-        return plan if memory_limit is None else check_memory(plan, memory_limit)
+        return plan if memory_limit is None else check_memory(plan, Room(memory_limit))

@@ -11,6 +11,7 @@ from graphir.partition.minibatch import Minibatch
 from graphir.partition.plan import Plan
 from scheduler.job.recent import Recent
 from scheduler.limits import MAX_PLAN_NODES, MAX_PLANS
+from scheduler.memory import Room, check_memory
 from scheduler.pipeline import compile
 
 CHUNK_SECONDS = 2e-3
@@ -22,6 +23,7 @@ class Plans:
 
     def __init__(self) -> None:
         self._recent: Recent[tuple[str, str], Plan] = Recent(MAX_PLANS, MAX_PLAN_NODES, _nodes)
+        self._checked: Recent[tuple[str, str, str], bool] = Recent(4 * MAX_PLANS)
 
     def of(
         self,
@@ -29,20 +31,26 @@ class Plans:
         sizes: Mapping[str, int],
         options: Mapping[str, Any],
         batch: Minibatch | None,
-        memory_limit: int | None = None,
+        room: Room | None = None,
     ) -> Plan:
-        """The plan for the options cut, chunk and check_finite; with a batch, it is one for the batch's rows."""
+        """The plan for the options cut, chunk and check_finite; with a batch, it is one for the batch's rows.
+
+        LimitError if workers with so much room have too little of it.
+        """
         cut, chunk, check = options.get("cut"), options.get("chunk"), bool(options.get("check_finite"))
         cut = None if cut is None else list(cut)
         if batch is not None:
             sizes = {**sizes, batch.dim: batch.size}
             chunk = _worth_while(graph, sizes, batch) if chunk is None and cut is None else chunk
-        facts = dict(sizes), cut, None if chunk is None else dict(chunk), check, memory_limit
+        facts = dict(sizes), cut, None if chunk is None else dict(chunk), check
         key = graph.digest, repr(facts)
         made = self._recent.get(key)
         if made is None:
-            made = compile(graph, sizes, cut=cut, chunk=chunk, check_finite=check, memory_limit=memory_limit)
+            made = compile(graph, sizes, cut=cut, chunk=chunk, check_finite=check)
             self._recent.put(key, made)
+        if room is not None and self._checked.get((*key, repr(room))) is None:
+            check_memory(made, room)
+            self._checked.put((*key, repr(room)), True)
         return replace(made, batch=batch, backend=options.get("backend", "numpy"))
 
 

@@ -24,6 +24,7 @@ from workers.fingerprint import Fingerprint, fingerprint
 from workers.iteration import Kept
 from workers.mesh import Address, Mesh
 from workers.rehearse import rehearse
+from workers.machine import memory
 from workers.runner import Runner, Stopped
 from workers.speeds import Speeds, Table, program_key
 from workers.work import Work
@@ -55,6 +56,8 @@ class Hello:
     address: Address
     kernels: Fingerprint
 
+    memory: int
+
 
 class Shell:
     """What the actor does, one call after the other."""
@@ -69,7 +72,7 @@ class Shell:
 
     def hello(self) -> Hello:
         """Who this worker is."""
-        return Hello(os.getpid(), self._mesh.address, fingerprint())
+        return Hello(os.getpid(), self._mesh.address, fingerprint(), memory())
 
     def setup(self, setup: Setup, *values: Any) -> None:
         """Begin a job, or begin it again: `values` are its feeds."""

@@ -5,7 +5,17 @@ from collections.abc import Callable, Collection, Mapping
 from graphir.errors import GraphError
 from graphir.node import Array
 from graphir.partition.plan import Plan
-from scheduler.driver.pool import Feeds, Interrupted, check_kernels, never, put_together, task_error, wanted
+from scheduler.driver.pool import (
+    Feeds,
+    Interrupted,
+    check_kernels,
+    never,
+    put_together,
+    said_of_memory,
+    task_error,
+    tell_bound,
+    wanted,
+)
 from scheduler.job.events import Assembled, Event
 from scheduler.place import place
 from workers.fingerprint import fingerprint
@@ -17,6 +27,9 @@ NAME = "inline"
 
 class InlinePool:
     """Performs plans in the calling process; the same arithmetic as on workers."""
+
+    memory = None
+    """The machine's."""
 
     def open(
         self,
@@ -53,7 +66,9 @@ class InlineSession:
         kept = wanted(plan, carry, fetch)
         self._shown = [name for name in kept if name in fetch or name in carry.values()]
         programs = {step.program.digest: step.program for step in plan.steps}
-        self._runner = Runner(place(plan, 1, carry, kept), programs, stopped=interrupted)
+        work = place(plan, 1, carry, kept)
+        self._runner = Runner(work, programs, stopped=interrupted)
+        self._bound = lambda: said_of_memory(plan, work, 1, carry)
         try:
             for name in feeds.keys() - carry.keys():
                 self._runner.hold(name, feeds[name], plan.graph.inputs[name].type.dtype.name)
@@ -72,6 +87,7 @@ class InlineSession:
         except Stopped:
             raise Interrupted from None
         except (GraphError, ValueError, TypeError, ArithmeticError, LookupError, MemoryError, OSError) as error:
+            tell_bound(error, self._bound)
             raise task_error(error, NAME) from error
         self._step += 1
         return numbers

@@ -1,6 +1,6 @@
 """The workers of a pool as the driver knows them, and which of them a job may have."""
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,6 +27,7 @@ class Member:
     pid: int
     address: Address
     kernels: Fingerprint
+    memory: int
     known: OrderedDict[str, None] = field(default_factory=OrderedDict)
     ready: OrderedDict[str, None] = field(default_factory=OrderedDict)
     asked: tuple[Any, Ref] | None = None
@@ -51,6 +52,12 @@ class Member:
         for digest in old:
             del self.known[digest]
         return new, old
+
+
+def shares(members: Sequence[Member]) -> list[int]:
+    """The bytes that each may take: those of its machine or container, shared by the workers that are there."""
+    beside = Counter(member.address.host for member in members)
+    return [member.memory // beside[member.address.host] for member in members]
 
 
 @dataclass(slots=True)
@@ -96,4 +103,4 @@ def greeted(actor: Any, asked: Ref, timeout: float | None = None) -> Member:
             f"the worker {answer.pid} at {answer.address.ip} runs gradfleet {theirs.version} (protocol "
             f"{theirs.protocol}), the service {mine.version} (protocol {mine.protocol}); install one version on all"
         )
-    return Member(actor, answer.pid, answer.address, theirs)
+    return Member(actor, answer.pid, answer.address, theirs, answer.memory)

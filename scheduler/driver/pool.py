@@ -10,12 +10,15 @@ from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
 from graphir.dataset import Dataset
-from graphir.errors import FingerprintError
+from graphir.errors import FingerprintError, LimitError
 from graphir.node import Array
 from graphir.partition.plan import Plan
+from graphir.units import in_bytes
 from scheduler.job.events import Event, is_deterministic
+from scheduler.memory import peak_bytes
 from workers.fingerprint import Fingerprint
 from workers.iteration import Kept, joined_blocks
+from workers.work import Work
 
 Feeds: TypeAlias = Mapping[str, Array | Dataset]
 
@@ -94,8 +97,24 @@ class Session(Protocol):
         """End the job and forget its values."""
 
 
+def said_of_memory(plan: Plan, work: Work, ranks: int, carry: Mapping[str, str]) -> str:
+    """What the plan says of a worker's memory."""
+    return f"by the plan a worker holds at most {in_bytes(peak_bytes(plan, work, ranks, carry))} of values"
+
+
+def tell_bound(wrong: BaseException, said: Callable[[], str]) -> None:
+    """Add that to an error for want of memory."""
+    if isinstance(wrong, MemoryError) or (isinstance(wrong, LimitError) and "memory" in str(wrong)):
+        what, found, place = str(wrong).partition("\n  at ")
+        wrong.args = (f"{what}; {said()}{found}{place}",)
+
+
 class Pool(Protocol):
     """Workers that perform plans, several jobs' at a time; each session is used by one thread."""
+
+    @property
+    def memory(self) -> int | None:
+        """The bytes that each worker may take; None if there is none, or nobody has said."""
 
     def open(
         self,

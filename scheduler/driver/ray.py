@@ -26,7 +26,7 @@ from graphir.graph import Graph
 from graphir.partition.plan import Plan
 from scheduler.driver.calls import ASK_SECONDS
 from scheduler.driver.head import JoinedRay, OwnRay
-from scheduler.driver.members import PROGRAMS, Assignment, Member, greeted
+from scheduler.driver.members import PROGRAMS, Assignment, Member, greeted, shares
 from scheduler.driver.pool import Feeds, Session, never
 from scheduler.driver.quick import Quick, QuickSession
 from scheduler.driver.session import RaySession
@@ -115,6 +115,11 @@ class RayPool:
     def patience(self) -> float:
         """For how long a job without any worker waits for one."""
         return START_SECONDS
+
+    @property
+    def memory(self) -> int | None:
+        """The bytes that each worker may take, whichever it is; None while there is none."""
+        return min(shares(self.members), default=None)
 
     def pids(self) -> list[int]:
         """The process of each worker."""
