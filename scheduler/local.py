@@ -294,8 +294,8 @@ class EmbeddedService:
 
     def _room(self, carry: Mapping[str, str] | None) -> Room:
         """What workers have; before they start, those of this machine are assumed."""
-        limit = self.memory_limit or (self.pool and self.pool.memory) or self._memory
-        return Room(limit, max(1, self.workers), carry or {})
+        there = None if self.pool is None else self.pool.memory
+        return Room(self.memory_limit or there or self._memory, max(1, self.workers), carry or {})
 
     def _value(self, feed: ArrayFeed | DatasetFeed) -> Array | Dataset:
         if isinstance(feed, DatasetFeed):

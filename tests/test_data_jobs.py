@@ -14,7 +14,8 @@ import safetensors.numpy as reference
 
 import graphir as gi
 from graphir.client import Client, Job, connect
-from graphir.errors import DatasetError, JobFailed, PlanError
+from graphir.errors import DatasetError, JobCancelled, JobFailed, PlanError
+from scheduler.driver import loop
 from scheduler.driver.ray import RayPool
 from scheduler.local import EmbeddedService
 from tests.jobs import WAIT, bits, until
@@ -187,6 +188,22 @@ def test_storage_that_does_not_answer_for_a_while(
             assert bits(job) == bits(submit(client, X, steps=3))
         failed = [event for event in inline.service.events(job.id) if event["type"] == "task_failed"]
     assert [event["error"] for event in failed] == ["DatasetUnavailable"] * refused
+
+
+def test_what_fails_again_waits_before_the_next_attempt_and_may_be_cancelled_meanwhile(
+    tmp_path: Path, server: RangeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "PAUSE_SECONDS", 3600.0)
+    monkeypatch.setattr(loop, "PAUSE_MOST", 3600.0)
+    server.files["a.npy"] = npy_bytes(tmp_path / "a.npy", X)
+    server.fail_large = 10**6
+    with connect(workers=0) as inline:
+        job = submit(inline, gi.dataset(server.url("a.npy")), steps=3, retries=3)
+        until(lambda: inline.service.record(job.id).job.failures == 2)
+        job.cancel()
+        with pytest.raises(JobCancelled):
+            job.result(WAIT)
+        assert [event["type"] for event in inline.service.events(job.id)].count("task_failed") == 2
 
 
 def failure(job: Job) -> str:

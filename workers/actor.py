@@ -18,14 +18,16 @@ import ray
 from graphir import wire
 from graphir.graph import Graph
 from graphir.node import Array
+from workers import blas
 from workers.activity import Sign
 from workers.calibrate import calibrate, exchange
+from workers.executor import Executor
 from workers.fingerprint import Fingerprint, fingerprint
 from workers.iteration import Kept
+from workers.machine import memory
 from workers.mesh import Address, Mesh
 from workers.rehearse import rehearse
-from workers.machine import memory
-from workers.runner import Runner, Stopped
+from workers.runner import Runner, Stopped, Task
 from workers.speeds import Speeds, Table, program_key
 from workers.work import Work
 
@@ -50,12 +52,11 @@ class Setup:
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """The process that a worker is, where others reach it, and what it computes with."""
+    """The process that a worker is, where others reach it, what it computes with, and the bytes that its machine has."""
 
     pid: int
     address: Address
     kernels: Fingerprint
-
     memory: int
 
 
@@ -140,7 +141,8 @@ class Shell:
         runner.stopped = lambda: ticket in self._cancelled
         self._current = runner
         try:
-            return runner.run(ticket, step, count)
+            with runner.activity.call():
+                return runner.run(ticket, step, count)
         except Stopped:
             return None
         finally:
@@ -167,6 +169,22 @@ class Shell:
         if runner is None or runner is not self._runners.get(job):
             return None
         return runner.activity.sign(self._mesh.moved)
+
+    @ray.method(concurrency_group="values")  # type: ignore[untyped-decorator]
+    def task(self, job: str) -> Task | None:
+        """What it is computing for a job, if anything."""
+        runner = self._runners.get(job)
+        return None if runner is None else runner.task
+
+    def repeat(self, digest: str, program: bytes, task: Task | None) -> float | None:
+        """Seconds that a task of another worker takes here; None if that worker is not at this program any more."""
+        if task is None or task.program != digest:
+            return None
+        executor = Executor(wire.load(program), task.backend, threads=1, frugal=True)
+        with blas.threads(1):
+            begun = time.perf_counter()
+            executor.run(task.feeds, task.sizes, task.offsets, check_finite=task.check_finite)
+            return time.perf_counter() - begun
 
     @ray.method(concurrency_group="values")  # type: ignore[untyped-decorator]
     def carried_now(self, job: str, step: int) -> dict[str, Kept]:

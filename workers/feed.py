@@ -4,6 +4,9 @@ Of a feed that is batched, the rows of each iteration are taken from what is her
 the rank's chunks are drawn (`Minibatch.parts`).
 """
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+
 import numpy as np
 
 from graphir.dataset import Dataset
@@ -23,8 +26,10 @@ class Feed:
         total: int | None = None,
         batch: Minibatch | None = None,
         axes: tuple[int, ...] = (),
+        reading: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
-        """Of an array, perhaps some rows only: the first is row `begin` of `total`."""
+        """Of an array, perhaps some rows only: the first is row `begin` of `total`. reading: entered while a dataset is read."""
+        self._reading = reading
         self._value: Array | Source = open_source(value) if isinstance(value, Dataset) else value
         self._dtype, self._begin, self._total = np.dtype(dtype), begin, total
         self._chunks: dict[tuple[int, int, int], Array] = {}
@@ -61,9 +66,11 @@ class Feed:
             if axis in self._axes:
                 self._chunks[key] = self._plain(self._picked(axis, begin, end))
             elif isinstance(self._value, Source) and axis == 0 and not self._axes:
-                self._chunks[key] = self._value.read(begin, end).astype(self._dtype, copy=False)
+                with self._reading():
+                    self._chunks[key] = self._value.read(begin, end).astype(self._dtype, copy=False)
             elif isinstance(self._value, Source) and axis == 1 and self._value.columns and not self._axes:
-                self._chunks[key] = self._plain(self._value.across(begin, end))
+                with self._reading():
+                    self._chunks[key] = self._plain(self._value.across(begin, end))
             else:
                 first = self._begin if axis == 0 else 0
                 self._chunks[key] = part(self.whole(), axis, begin - first, end - first)
@@ -88,11 +95,15 @@ class Feed:
         if 0 not in self._axes:
             begin, end = 0, self._value.shape[0]
         if (begin, end) not in self._read:
-            self._read[begin, end] = self._value.read(begin, end)
+            with self._reading():
+                self._read[begin, end] = self._value.read(begin, end)
         return begin, self._read[begin, end]
 
     def _everything(self) -> Array:
-        return self._value.whole() if isinstance(self._value, Source) else self._value
+        if not isinstance(self._value, Source):
+            return self._value
+        with self._reading():
+            return self._value.whole()
 
     def _plain(self, array: Array) -> Array:
         return array.astype(self._dtype, order="C", copy=False)

@@ -7,6 +7,8 @@ iteration to iteration without anybody's leave. One thread in BLAS, so that resu
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -33,6 +35,18 @@ class Stopped(Exception):
     """The job was stopped between two tasks, or while it waited for another worker."""
 
 
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A run of a program (its digest), with all that another worker needs to make it too."""
+
+    program: str
+    feeds: Mapping[str, Array]
+    sizes: Mapping[str, int]
+    offsets: Mapping[str, int]
+    backend: str
+    check_finite: bool
+
+
 class Runner:
     """One job on one rank; `stopped` is asked before each task and while it waits."""
 
@@ -52,6 +66,7 @@ class Runner:
         }
         self.stopped = stopped
         self.activity = Activity()
+        self.task: Task | None = None
         self._feeds: dict[str, Feed] = {}
         self._order = None if work.batch is None else Order(work.batch)
         self._states: OrderedDict[int, dict[str, Kept]] = OrderedDict()
@@ -60,7 +75,8 @@ class Runner:
     def hold(self, name: str, value: Array | Dataset, dtype: str, begin: int = 0, total: int | None = None) -> None:
         """Keep a feed for the whole job, as `Feed` takes it; of a dataset, rows are read when they are needed."""
         axes = self.work.batch.axes.get(name, ()) if self.work.batch else ()
-        self._feeds[name] = Feed(value, dtype, begin, total, self.work.batch, axes)
+        reading = partial(self.activity.reading, name)
+        self._feeds[name] = Feed(value, dtype, begin, total, self.work.batch, axes, reading)
 
     def restore(self, step: int, carried: Mapping[str, Array]) -> None:
         """Set the whole carried values before a step."""
@@ -135,8 +151,12 @@ class Runner:
             spans = {dim: self.work.borders[dim][k : k + 2] for dim, k in zip(over, cell, strict=True)}
             sizes = {**sizes, **{dims.local(dim): end - begin for dim, (begin, end) in spans.items()}}
             offsets = {dims.local(dim): begin for dim, (begin, _) in spans.items()}
+        self.task = Task(program, feeds, sizes, offsets, self.work.backend, self.work.check_finite)
         self.activity.begin("computes", program, cell)
-        made = self._executors[program].run(feeds, sizes, offsets, check_finite=self.work.check_finite)
+        try:
+            made = self._executors[program].run(feeds, sizes, offsets, check_finite=self.work.check_finite)
+        finally:
+            self.task = None  # which holds what the program reads
         self.activity.end()
         return {value: np.asarray(array, order="C") for value, array in made.items()}
 

@@ -14,6 +14,7 @@ import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
 
 from graphir.errors import ServiceUnavailable
+from graphir.partition.plan import Plan
 from scheduler.driver.members import Member
 from scheduler.driver.overseer import Overseer
 from scheduler.driver.pool import Interrupted
@@ -68,13 +69,13 @@ class MadeWay(Exception):
 class Calls:
     """The calls of one job that are under way."""
 
-    def __init__(self, pool: "RayPool", name: str, priority: int, interrupted: Callable[[], bool]) -> None:
+    def __init__(self, pool: "RayPool", name: str, priority: int, plan: Plan, interrupted: Callable[[], bool]) -> None:
         self._pool, self._name, self._interrupted = pool, name, interrupted
         self._pace, self._long = CALL_SECONDS, LONG_SECONDS
         self._share = pool.turns.join(priority)
         self.members: list[Member] = []
         self.flying: deque[Call] = deque()
-        self.overseer = Overseer(pool, name)
+        self.overseer = Overseer(pool, name, plan)
 
     def leave(self) -> None:
         """The job has ended; without a head there is nobody to tell."""
@@ -114,7 +115,8 @@ class Calls:
         return self.flying.popleft(), results[0]
 
     def get(self, rank: int, ref: Ref) -> Any:
-        """What a rank answers, or RankFailed, or Interrupted."""
+        """What a rank answers, or RankFailed, or Interrupted. One that does not even say that it is alive is ended."""
+        asked = time.monotonic()
         while True:
             try:
                 return ray.get(ref, timeout=ASK_SECONDS)
@@ -122,6 +124,10 @@ class Calls:
                 self.ask()
             except RayError as error:
                 raise RankFailed(rank, error) from error
+            if time.monotonic() > asked + HANG_SECONDS:
+                if self._kill_the_silent([rank]):
+                    raise RankFailed(rank, RayActorError())
+                asked = time.monotonic()
 
     def ask(self) -> None:
         """Interrupted if the job is not wanted any more."""
@@ -156,7 +162,10 @@ class Calls:
         return calls
 
     def settled(self, calls: Sequence[Call], gone: Collection[int]) -> dict[int, RayError]:
-        """The error of each rank. A long kernel is waited for; a worker that does not even answer is killed."""
+        """The error of each rank. A worker that does not even answer is killed, and a long kernel waited for.
+
+        Straggler if one has taken far too long since; then ask again without it.
+        """
         errors: dict[int, RayError] = {rank: RayActorError() for rank in gone}
         pending = {ref: rank for call in calls for rank, ref in enumerate(call.refs) if rank not in gone}
         until = time.monotonic() + SETTLE_SECONDS
@@ -166,6 +175,7 @@ class Calls:
                 _note(errors, pending.pop(ref), ref)
             if pending:
                 self._ask_or_abandon(pending)
+                self.overseer.await_end(pending.values())
             if pending and time.monotonic() > until:
                 silent = self._kill_the_silent(pending.values())
                 errors |= {rank: RayActorError() for rank in silent}

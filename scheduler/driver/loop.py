@@ -51,6 +51,8 @@ from scheduler.job.values import Values
 T = TypeVar("T")
 Clock = Callable[[], float]
 ASK_SECONDS = 0.25
+PAUSE_SECONDS, PAUSE_TIMES, PAUSE_MOST = 0.25, 4.0, 10.0
+"""How long a job waits before its third attempt in a row, how many times longer before each further one, and at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +166,7 @@ class JobLoop:
             case Restore(step, blob):
                 self._session.restore(self._ask(lambda: self._start(blob)), step)
             case RunStep(step, attempt):
+                self._pause()
                 self._attempt(attempt, lambda: self._steps(step, attempt))
             case SaveCheckpoint(step):
                 self._attempt(self._job.attempt, lambda: [self._checkpoint(step)])
@@ -192,6 +195,15 @@ class JobLoop:
         except GraphError as error:  # a blob cannot be written or read
             happened = [self._failed(task_error(error, "driver"), attempt)]
         self._report(*happened)
+
+    def _pause(self) -> None:
+        """Give what failed at once and again time to get well, a storage or a machine."""
+        again = self._job.failures - 2
+        if again < 0:
+            return
+        until = time.monotonic() + min(PAUSE_SECONDS * PAUSE_TIMES ** min(again, 9), PAUSE_MOST)
+        while time.monotonic() < until and not self._interrupted():
+            time.sleep(ASK_SECONDS / 5)
 
     def _saved(self) -> bool:
         """Whether the steps that were done are safe; if not, a worker was lost or the like, and commands say how to go on."""

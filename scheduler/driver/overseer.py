@@ -2,7 +2,7 @@
 
 Nothing here waits. A slow rank goes on while the spare starts: if it gets back to its pace before that, it has won and the
 spare is let go; otherwise the session gives its rank away. Where no spare can start, for want of a CPU, the slow worker has to
-make room.
+make room. Where nobody knows how long the rank should take, a scout finds it out first.
 """
 
 import time
@@ -14,7 +14,9 @@ import ray
 from ray.exceptions import RayActorError, RayError
 
 from graphir.errors import VersionError
+from graphir.partition.plan import Plan
 from scheduler.driver.members import Member, greeted
+from scheduler.driver.scout import Scout, Scouting
 from scheduler.driver.watch import Watch
 from workers.mesh import PeerLost
 
@@ -50,8 +52,10 @@ class _Race:
 class Overseer:
     """Looks after the ranks of one job."""
 
-    def __init__(self, pool: "RayPool", job: str) -> None:
+    def __init__(self, pool: "RayPool", job: str, plan: Plan) -> None:
         self._pool, self._job = pool, job
+        self._scouting = Scouting(pool, job, plan)
+        self._scout: Scout | None = None
         self._members: list[Member] = []
         self._asked: dict[Ref, int] = {}
         self._race: _Race | None = None
@@ -76,6 +80,7 @@ class Overseer:
         if self._race is not None:
             ray.kill(self._race.actor)
         self._race, self._asked = None, {}
+        self._call_back()
 
     def look(self, waiting: Collection[int]) -> None:
         """Straggler if a rank is to be given away; PeerLost if all those waited for have waited for one another."""
@@ -83,20 +88,50 @@ class Overseer:
         if now < self._next and self._race is None:
             return
         self._listen(now)
-        if now >= self._next:
-            self._next = now + LOOK_SECONDS
-            for rank, member in enumerate(self._members):
-                if rank not in self._asked.values():
-                    self._asked[member.actor.alive.remote(self._job)] = rank
         if self._race is not None:
             self._follow(self._race, now)
         elif found := self._watch.slow():
+            self._call_back()
             self._watch.restart(found[0])
             self._race = _Race(*found, now, *self._pool.spare())
         elif waiting and self._watch.stuck(waiting, SLOW_SECONDS):
             raise PeerLost("all workers of the job wait for what others sent and nobody got")
+        else:
+            self._explore()
+
+    def await_end(self, ranks: Collection[int]) -> None:
+        """Straggler if one of these, which have still to end a call when all others have, is not thought to end it."""
+        now = time.monotonic()
+        if now < self._next:
+            return
+        self._listen(now)
+        for rank in ranks:
+            reason = self._watch.overdue(rank)
+            if reason is not None:
+                raise Straggler(rank, reason, None)
+        self._explore(ranks)
+
+    def _explore(self, last: Collection[int] = ()) -> None:
+        """Have what a rank has been at for long, and nobody knows, done elsewhere too, and learn from that."""
+        doubtful = self._watch.doubtful(self._scouting.patience, last) if self._scout is None else None
+        if doubtful is not None:
+            rank, program = doubtful
+            self._scout = self._scouting.send(rank, program, self._members[rank])
+        elif self._scout is not None and self._scout.back():
+            seconds = self._scout.found()
+            if seconds is not None:
+                self._watch.learn(self._scout.about[1], seconds)
+            self._call_back()
+        elif self._scout is not None and not self._watch.at(*self._scout.about):
+            self._call_back()
+
+    def _call_back(self) -> None:
+        if self._scout is not None:
+            self._scout.end()
+            self._scout = None
 
     def _listen(self, now: float) -> None:
+        """Take in the signs that have come, and now and then ask for others."""
         ready, _ = ray.wait(list(self._asked), num_returns=len(self._asked), timeout=0) if self._asked else ([], [])
         for ref in ready:
             rank = self._asked.pop(ref)
@@ -106,6 +141,11 @@ class Overseer:
                 continue
             if sign is not None:
                 self._watch.take(rank, now, sign)
+        if now >= self._next:
+            self._next = now + LOOK_SECONDS
+            for rank, member in enumerate(self._members):
+                if rank not in self._asked.values():
+                    self._asked[member.actor.alive.remote(self._job)] = rank
 
     def _follow(self, race: _Race, now: float) -> None:
         """Whether the slow rank or the spare wins."""

@@ -7,7 +7,7 @@ is the feeds and one answer. A second worker would cost such a job more than it 
 import time
 import traceback
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,14 +15,24 @@ import numpy as np
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError, WorkerCrashedError
 
+from graphir.errors import VersionError
 from graphir.graph import Graph
 from graphir.node import Array
 from graphir.partition.cost import DEFAULT, program_seconds
 from graphir.partition.plan import Plan, Step
 from scheduler.driver.calls import ANSWER_SECONDS, ASK_SECONDS, HANG_SECONDS, cause, last_words
-from scheduler.driver.members import Assignment, Member
-from scheduler.driver.pool import Feeds, Interrupted, WorkerDied, put_together, task_error, wanted
-from scheduler.job.events import Assembled, Event
+from scheduler.driver.members import Assignment, Member, greeted
+from scheduler.driver.pool import (
+    Feeds,
+    Interrupted,
+    WorkerDied,
+    put_together,
+    said_of_memory,
+    task_error,
+    tell_bound,
+    wanted,
+)
+from scheduler.job.events import Assembled, Event, Straggled
 from scheduler.place import place
 from workers.actor import UNKNOWN, Setup
 from workers.work import Work
@@ -75,6 +85,15 @@ class Quick:
         return Known(f"quick-{self._count}", place(plan, 1, {}, kept), shown, programs, inputs)
 
 
+@dataclass(frozen=True, slots=True)
+class Flight:
+    """A call that is under way."""
+
+    member: Member
+    ticket: int
+    ref: Any
+
+
 class QuickSession:
     """One such job on a pool."""
 
@@ -86,6 +105,7 @@ class QuickSession:
         self._interrupted = interrupted
         self._made: dict[str, Array] = {}
         self._news: list[Event] = []
+        self._scout: tuple[Any, Any] | None = None
         job.fitting(pool.members)
         self._share = pool.turns.join(job.priority)
 
@@ -95,7 +115,7 @@ class QuickSession:
     def advance(self, most: int) -> list[dict[str, float]]:
         """Perform the step."""
         while (answer := self._performed()) == UNKNOWN:
-            self._member.ready.pop(self._known.name, None)
+            pass
         if answer is None:
             raise Interrupted
         numbers, kept = answer
@@ -124,6 +144,7 @@ class QuickSession:
         """Forget the values."""
         self._values, self._made = [], {}
         self._pool.turns.leave(self._share)
+        self._end_scout()
 
     def _performed(self) -> Any:
         """The answer to one call, which waits for its turn like any other."""
@@ -132,7 +153,7 @@ class QuickSession:
         while (turn := take(self._share, [member], QUICK_SECONDS, ASK_SECONDS)) is None:
             self._ask()
         try:
-            return self._answer(*self._call(member))
+            return self._answer(self._call(member))
         finally:
             self._pool.turns.done(turn)
 
@@ -145,38 +166,84 @@ class QuickSession:
         self._news.append(Assembled(0.0, len(members), self._pool.asked, kernels.digest, str(kernels)))
         return self._member
 
-    def _call(self, member: Member) -> tuple[Member, int, Any]:
+    def _call(self, member: Member) -> Flight:
         known = self._known
         with self._pool.issuing() as ticket:
             setup = None
             if member.learns(known.name, KEPT):
                 programs, forget = self._pool.programs(member, known.programs)
                 setup = Setup(known.name, known.work, 0, (), programs, forget, known.feeds)
-            return member, ticket, member.actor.once.remote((known.name, setup, KEPT, ticket, self._values))
+            ref = member.actor.once.remote((known.name, setup, KEPT, ticket, self._values))
+            return Flight(member, ticket, ref)
 
-    def _answer(self, member: Member, ticket: int, ref: Any) -> Any:
-        asked = time.monotonic()
-        while True:
-            try:
-                return ray.get(ref, timeout=ASK_SECONDS)
-            except GetTimeoutError:
-                self._ask(lambda: self._cancel(member, ticket, ref))
-                if time.monotonic() > asked + HANG_SECONDS:
-                    self._end_if_silent(member)
-                    asked = time.monotonic()
-            except (RayActorError, WorkerCrashedError) as error:
-                raise WorkerDied("worker-0", f"its process ended{last_words(error)}") from error
-            except RayError as error:
-                raise task_error(cause(error), "worker-0", "".join(traceback.format_exception(error))) from error
+    def _answer(self, first: Flight) -> Any:
+        """The answer of whoever gives it first: if one takes far too long, another is asked too."""
+        flights, late = [first], time.monotonic() + HANG_SECONDS
+        try:
+            while True:
+                ready, _ = ray.wait([flight.ref for flight in flights], timeout=ASK_SECONDS)
+                if ready:
+                    (won,) = (flight for flight in flights if flight.ref in ready)
+                    flights.remove(won)
+                    if won is not first:
+                        self._news.append(
+                            Straggled(0.0, "worker-0", "another had the answer to a short call before it")
+                        )
+                    return self._got(won)
+                self._ask()
+                if time.monotonic() > late:
+                    flights += self._raced(flights)
+                    late = time.monotonic() + (HANG_SECONDS if len(flights) > 1 else ASK_SECONDS)
+        finally:
+            for flight in flights if not self._pool.headless else ():
+                flight.member.actor.cancel.remote(flight.ticket)
+                self._pool.abandon(flight.member, flight.ref)
 
-    def _cancel(self, member: Member, ticket: int, ref: Any) -> None:
-        member.actor.cancel.remote(ticket)
-        self._pool.abandon(member, ref)
+    def _raced(self, flights: Sequence[Flight]) -> list[Flight]:
+        """Another call, where one worker lives but has not answered; workers that are silent are ended."""
+        for flight in flights:
+            self._end_if_silent(flight.member)
+        if len(flights) > 1:
+            return []
+        others = [member for member in self._job.fitting(self._pool.members) if member is not flights[0].member]
+        other = others[self._job.number % len(others)] if others else self._scouted()
+        return [self._call(other)] if other is not None and self._job.fits(other) else []
 
-    def _ask(self, otherwise: Callable[[], Any] = lambda: None) -> None:
+    def _scouted(self) -> Member | None:
+        """A worker for this job alone, once it has started."""
+        if self._scout is None:
+            actor = self._pool.scout()
+            self._scout = actor, actor.hello.remote()
+        try:
+            return greeted(*self._scout, timeout=0.0)
+        except GetTimeoutError:
+            return None
+        except (RayActorError, VersionError):
+            self._end_scout()
+            return None
+
+    def _end_scout(self) -> None:
+        if self._scout is not None and not self._pool.headless:
+            ray.kill(self._scout[0])
+        self._scout = None
+
+    def _got(self, flight: Flight) -> Any:
+        try:
+            answer = ray.get(flight.ref)
+            if answer == UNKNOWN:
+                flight.member.ready.pop(self._known.name, None)
+            return answer
+        except (RayActorError, WorkerCrashedError) as error:
+            self._member = flight.member
+            raise WorkerDied("worker-0", f"its process ended{last_words(error)}") from error
+        except RayError as error:
+            wrong = cause(error)
+            tell_bound(wrong, lambda: said_of_memory(self._plan, self._known.work, 1, {}))
+            raise task_error(wrong, "worker-0", "".join(traceback.format_exception(error))) from error
+
+    def _ask(self) -> None:
         self._pool.reap()
         if self._interrupted():
-            otherwise()
             raise Interrupted
 
     def _end_if_silent(self, member: Member) -> None:

@@ -205,6 +205,10 @@ class RayPool:
         actor = Worker.options(scheduling_strategy="SPREAD").remote()
         return actor, actor.hello.remote()
 
+    def scout(self) -> Any:
+        """A worker beside those that were asked for, which waits for no CPU: what it computes is not a job's."""
+        return Worker.options(num_cpus=0, scheduling_strategy="SPREAD").remote()
+
     def swap(self, slow: Member, spare: Member | None) -> Member | None:
         """End a slow worker; the one in its place: the spare, or one that another job has found, or a new one."""
         self.end(slow)

@@ -13,16 +13,22 @@ import ray
 from ray.exceptions import RayActorError, RayError, WorkerCrashedError
 
 from graphir.dataset import Dataset
-from graphir.errors import LimitError
 from graphir.node import Array
 from graphir.partition.plan import Plan
-from graphir.units import in_bytes
 from scheduler.driver.calls import ANSWER_SECONDS, Call, Calls, MadeWay, RankFailed, cause, followed, last_words
 from scheduler.driver.members import Assignment, Member
 from scheduler.driver.overseer import Straggler
-from scheduler.driver.pool import Feeds, TaskError, WorkerDied, put_together, task_error, wanted
+from scheduler.driver.pool import (
+    Feeds,
+    TaskError,
+    WorkerDied,
+    put_together,
+    said_of_memory,
+    task_error,
+    tell_bound,
+    wanted,
+)
 from scheduler.job.events import Assembled, Event, Straggled
-from scheduler.memory import peak_bytes
 from scheduler.place import place, ranks_for
 from workers.actor import Setup
 from workers.iteration import Kept
@@ -58,7 +64,7 @@ class RaySession:
         self._initial: Mapping[str, Array] = {}
         self._stale = False
         self._restored = self._done = 0
-        self._calls = Calls(pool, job.name, job.priority, interrupted)
+        self._calls = Calls(pool, job.name, job.priority, plan, interrupted)
         self._dead: list[int] = []
         self._setups: list[tuple[int, Ref]] = []
         self._members: list[Member] = []
@@ -119,12 +125,11 @@ class RaySession:
             except RankFailed as failed:
                 self._failed(failed)
             except Straggler as straggler:
-                self._pass_on(straggler)
+                self._pass_on(straggler, self._calls.cancel())
             except MadeWay:
-                for rank, error in self._calls.settled(self._calls.cancel(), ()).items():
-                    self._failed(RankFailed(rank, error))
+                self._make_way(self._calls.cancel())
             except PeerLost as stuck:
-                self._calls.settled(self._calls.cancel(), ())
+                self._settled(self._calls.cancel(), ())
                 self._stale = True
                 raise task_error(stuck, "worker-0") from stuck
 
@@ -132,6 +137,9 @@ class RaySession:
         """The carried values, fetched."""
         if not self._work.carry:
             return {}
+        setups, self._setups = self._setups, []
+        for rank, ref in setups:  # values may be asked for before that, while a worker is busy with another job
+            self._get(rank, ref)
         ranks = self._holders(self._work.carry)
         parts = [
             self._get(rank, self._members[rank].actor.carried_now.remote(self._name, self._done)) for rank in ranks
@@ -252,7 +260,7 @@ class RaySession:
             self._calls.cancel()
             self._dead = sorted({rank, *self._dead})
             raise WorkerDied(f"worker-{rank}", "it lost the job's values", state_lost=True)
-        errors = self._calls.settled(self._calls.cancel(), {rank} if isinstance(first, RayActorError) else ())
+        errors = self._settled(self._calls.cancel(), {rank} if isinstance(first, RayActorError) else ())
         if not followed(first):
             errors = errors | {rank: first}
         gone = _gone(errors)
@@ -269,24 +277,43 @@ class RaySession:
 
     def _task_error(self, rank: int, error: RayError) -> TaskError:
         wrong = cause(error)
-        if isinstance(wrong, MemoryError) or (isinstance(wrong, LimitError) and "memory" in str(wrong)):
-            what, found, place = str(wrong).partition("\n  at ")
-            wrong.args = (f"{what}; {self._bound()}{found}{place}",)
+        tell_bound(wrong, self._bound)
         return task_error(wrong, f"worker-{rank}", "".join(traceback.format_exception(error)))
 
     def _bound(self) -> str:
-        """What the plan says of a worker's memory."""
-        peak = peak_bytes(self._plan, self._work, len(self._members), self._carry)
-        return f"by the plan a worker holds at most {in_bytes(peak)} of values"
+        return said_of_memory(self._plan, self._work, len(self._members), self._carry)
 
-    def _pass_on(self, straggler: Straggler) -> None:
-        """Give the rank of a slow worker to another one, with the values that it had, and make its call again."""
+    def _settled(self, calls: Sequence[Call], gone: Collection[int]) -> dict[int, RayError]:
+        """The error of each rank of calls that end; workers that hang are ended, since they hold up the others."""
+        while True:
+            try:
+                return self._calls.settled(calls, gone)
+            except Straggler as straggler:
+                self._pool.end(self._members[straggler.rank])
+                self._tell(straggler)
+                gone = {*gone, straggler.rank}
+
+    def _make_way(self, calls: Sequence[Call]) -> None:
+        """Let calls end, that others' come first."""
+        try:
+            errors = self._calls.settled(calls, ())
+        except Straggler as straggler:
+            self._pass_on(straggler, calls)
+            return
+        for rank, error in errors.items():
+            self._failed(RankFailed(rank, error))
+
+    def _tell(self, straggler: Straggler) -> None:
+        self._news.append(Straggled(0.0, f"worker-{straggler.rank}", straggler.reason))
+
+    def _pass_on(self, straggler: Straggler, calls: Sequence[Call]) -> None:
+        """Give the rank of a slow worker to another one, with the values that it had, and make its calls again."""
         rank, slow = straggler.rank, self._members[straggler.rank]
-        calls, rescued = self._calls.cancel(), self._rescued(rank)
+        rescued = self._rescued(rank)
         other = self._pool.swap(slow, straggler.spare)
-        gone = _gone(self._calls.settled(calls, {rank}))
+        gone = _gone(self._settled(calls, {rank}))
         self._dead, reason = sorted(gone.union(self._dead)), f"it was far slower than the others: {straggler.reason}"
-        self._news.append(Straggled(0.0, f"worker-{rank}", straggler.reason))
+        self._tell(straggler)
         if len(gone) > 1 or (not rescued and self._lost()):
             raise WorkerDied(f"worker-{rank}", reason, state_lost=self._lost())
         self._take_over({rank: other}, self._held(rescued))

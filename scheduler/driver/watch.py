@@ -1,20 +1,22 @@
 """Watch: which rank of a job is far slower than the others, and whether all wait; from signs that they give now and then.
 
-Chunks are alike, so a program takes every rank about as long. A rank is slow if one of its programs takes many times what
+Chunks are alike, so a program takes every rank about as long, and so does reading a chunk of an input. A rank is slow if one of its programs takes many times what
 the others took for the same one (or, where no other performs it, itself or the job's ranks before), if this is what it was busy
 with for the whole time watched, and if the others were not. Pure: times come with the signs.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from statistics import median
 
-from workers.activity import Sign
+from workers.activity import WORK, Sign
 
 TIMES = 5.0
 """How many times longer than usual is far too long."""
 BUSY, IDLE = 0.6, 0.5
-"""The share of the time watched that a slow rank is busy with a program at least, and the others are busy at most."""
+"""The share of the time watched that a slow rank is busy with a program at least, and the others are busy at most.
+
+The time is that which their workers have given to the job: they may have others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,24 +82,58 @@ class Watch:
         return self._known | {program: median(paces) for program, paces in found.items()}
 
     def watched(self, rank: int) -> float:
-        """For how many seconds the rank has been watched."""
-        return self._last[rank].time - self._first[rank].time if rank in self._last else 0.0
+        """For how many seconds, of those given to the job, the rank has been watched."""
+        return self._last[rank].sign.given - self._first[rank].sign.given if rank in self._last else 0.0
 
     def judged(self, rank: int) -> str | None:
         """Why the rank is thought far slower than the others, if it is."""
         if rank not in self._last:
             return None
-        first, last = self._first[rank], self._last[rank]
-        watched = last.time - first.time
-        others = [other for other in self._last if other != rank]
-        if watched <= 0 or (others and median(self._share(other) for other in others) > IDLE):
+        first, last, watched = self._first[rank], self._last[rank], self.watched(rank)
+        others = self._others(rank)
+        if watched <= 0 or self._busy(others):
             return None
         for program, (_, seconds) in _spent(last.sign).items():
             took = seconds - _spent(first.sign).get(program, (0, 0.0))[1]
             usual, pace = self._usual(program, rank, others), _pace(program, first.sign, last.sign)
             if usual is not None and took > BUSY * watched and pace > TIMES * usual:
-                return f"it takes {pace:.3g} s for what takes {usual:.3g} s as a rule"
+                return _reason(pace, usual)
         return None
+
+    def doubtful(self, patience: Callable[[int, str], float], last: Collection[int] = ()) -> tuple[int, str] | None:
+        """A rank that has been longer than `patience` in one run of a program while the others wait, and the program.
+
+        Nothing is known of what it should take: nobody has performed it before. last: ranks of which it is known that all
+        others wait for them.
+        """
+        for rank, reading in sorted(self._last.items()):
+            program, since = _present(reading.sign, ("computes",)), reading.sign.since
+            if program is None or since <= patience(rank, program) or (last and rank not in last):
+                continue
+            others = self._others(rank)
+            if self._usual(program, rank, others) is None and (last or not self._busy(others)):
+                return rank, program
+        return None
+
+    def overdue(self, rank: int) -> str | None:
+        """Why a rank that all others wait for is thought not to end what it is at, if it is."""
+        if rank not in self._last:
+            return None
+        sign = self._last[rank].sign
+        program, took = _present(sign), sign.since
+        usual = None if program is None else self._usual(program, rank, self._others(rank))
+        if usual is None or took <= max(self._patience[rank], TIMES * usual):
+            return None
+        return _reason(took, usual)
+
+    def at(self, rank: int, program: str) -> bool:
+        """Whether the rank is in its first run of a program."""
+        last = self._last.get(rank)
+        return last is not None and _present(last.sign) == program and program not in last.sign.spent
+
+    def learn(self, program: str, seconds: float) -> None:
+        """A run of a program took so long elsewhere."""
+        self._known[program] = seconds
 
     def stuck(self, ranks: Collection[int], patience: float) -> bool:
         """Whether all these ranks have waited for others for so long, and nothing came."""
@@ -108,12 +144,19 @@ class Watch:
             for rank in ranks
         )
 
+    def _others(self, rank: int) -> list[int]:
+        return [other for other in self._last if other != rank]
+
+    def _busy(self, ranks: Collection[int]) -> bool:
+        """Whether most of them compute, rather than wait for somebody."""
+        return bool(ranks) and median(map(self._share, ranks)) > IDLE
+
     def _share(self, rank: int) -> float:
         """How much of the time watched a rank was busy."""
-        first, last = self._first[rank], self._last[rank]
+        first, last, watched = self._first[rank], self._last[rank], self.watched(rank)
         spent = sum(seconds for _, seconds in _spent(last.sign).values())
         spent -= sum(seconds for _, seconds in _spent(first.sign).values())
-        return spent / (last.time - first.time) if last.time > first.time else 1.0
+        return spent / watched if watched > 0 else 1.0
 
     def _usual(self, program: str, rank: int, others: Collection[int]) -> float | None:
         """Seconds that a run takes the others, or took this rank before it was watched, or any before."""
@@ -123,10 +166,20 @@ class Watch:
         return median(paces) if paces else seconds / runs if runs else self._known.get(program)
 
 
+def _reason(took: float, usual: float) -> str:
+    return f"it takes {took:.3g} s for what takes {usual:.3g} s as a rule"
+
+
+def _present(sign: Sign, kinds: Collection[str] = WORK) -> str | None:
+    """The program that is being computed, or the input that is being read."""
+    what, program, _ = sign.doing
+    return program if what in kinds and isinstance(program, str) else None
+
+
 def _spent(sign: Sign) -> Mapping[str, tuple[int, float]]:
     """Runs and seconds by program, the present run's seconds included."""
-    what, program, _ = sign.doing
-    if what != "computes" or not isinstance(program, str):
+    program = _present(sign)
+    if program is None:
         return sign.spent
     runs, seconds = sign.spent.get(program, (0, 0.0))
     return {**sign.spent, program: (runs, seconds + sign.since)}
@@ -135,5 +188,5 @@ def _spent(sign: Sign) -> Mapping[str, tuple[int, float]]:
 def _pace(program: str, first: Sign, last: Sign) -> float:
     """Seconds that a run took between two signs, or the present run has taken so far if that is more."""
     (before, earlier), (runs, seconds) = (sign.spent.get(program, (0, 0.0)) for sign in (first, last))
-    present = last.since if last.doing[:2] == ("computes", program) else 0.0
+    present = last.since if _present(last) == program else 0.0
     return max(present, (seconds - earlier) / (runs - before) if runs > before else 0.0)
