@@ -139,6 +139,16 @@ class EmbeddedService:
         elif (waiting := self.store.waiting()) >= MAX_WAITING_JOBS:
             raise QueueFull(f"{waiting} jobs are waiting, the limit; submit again when some have ended")
 
+    def check_workers(self) -> None:
+        """Raise what is wrong with the workers of jobs that run here, if anything is."""
+        if self.runner is not None:
+            self.runner.check()
+
+    @property
+    def workers_there(self) -> tuple[int, int]:
+        """How many workers there are here, and how many were asked for."""
+        return (0, 0) if self.runner is None else self.runner.workers
+
     def plan(
         self,
         graph: Graph,

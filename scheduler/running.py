@@ -16,7 +16,8 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
 
-from graphir.errors import GraphError
+from graphir.errors import GraphError, ServiceUnavailable
+from scheduler.driver.head import look_for
 from scheduler.driver.inline import InlinePool
 from scheduler.driver.loop import JobLoop, Prepared
 from scheduler.driver.patience import patiently
@@ -63,6 +64,7 @@ class JobRunner:
         self._store, self._values, self._prepare, self._bell = store, values, prepare, bell
         self._workers, self._address, self._lease = workers, address, lease
         self.pool: Pool | None = None
+        self._trouble: GraphError | None = None
         self._starting, self._renewal = threading.Lock(), threading.Lock()
         self._closed, self._done, self._renewing = threading.Event(), threading.Event(), False
         self._line = Line(AT_ONCE if workers else 1)
@@ -93,9 +95,34 @@ class JobRunner:
         """The pool, which is started if it was not."""
         with self._starting:
             if self.pool is None:
-                ray = self._workers
-                self.pool = RayPool(ray, address=self._address, headless=self._renew) if ray else InlinePool()
+                self.pool = self._new_pool()
             return self.pool
+
+    def _new_pool(self) -> Pool:
+        ray = self._workers
+        try:
+            pool = RayPool(ray, address=self._address, headless=self._renew) if ray else InlinePool()
+        except GraphError as error:
+            self._trouble = error
+            raise
+        self._trouble = None
+        return pool
+
+    @property
+    def workers(self) -> tuple[int, int]:
+        """How many workers there are, and how many were asked for, those of a pool that was started."""
+        pool = self.pool
+        return (len(pool.members), pool.asked) if isinstance(pool, RayPool) else (0, 0)
+
+    def check(self) -> None:
+        """Raise what is wrong, if the workers were needed and could not be had."""
+        if self._trouble is not None:
+            raise self._trouble
+        if self.pool is None and self._address is not None:
+            look_for(self._address)
+        there, asked = self.workers
+        if asked and not there:
+            raise ServiceUnavailable(f"none of {asked} worker(s) is there")
 
     def close(self) -> None:
         """Stop jobs before their next chunk, the workers, and Ray if it was started here."""

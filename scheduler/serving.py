@@ -16,6 +16,7 @@ from scheduler.job.store import Store
 from scheduler.local import local_database
 from scheduler.options import json_option
 from scheduler.running import LEASE_SECONDS
+from scheduler.telemetry import LEVELS
 
 DAY = 24 * 3600.0
 _DEFAULT = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "gradfleet"
@@ -57,6 +58,7 @@ database_option = click.option(
 @click.option("--allow-data", "data", multiple=True, help="a path or URL under which clients' datasets may be read")
 @click.option("--quota-jobs", default=Rules().jobs, show_default=True, type=click.IntRange(1), help="of one user")
 @click.option("--quota-bytes", default=Rules().bytes, show_default=True, type=click.IntRange(1), help="of one user")
+@click.option("--log-level", default="info", show_default=True, type=click.Choice(LEVELS), help="of the log, on stderr")
 @click.option("--tls-certificate", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--tls-key", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 def serve(
@@ -72,18 +74,25 @@ def serve(
     data: tuple[str, ...],
     quota_jobs: int,
     quota_bytes: int,
+    log_level: str,
     tls_certificate: Path | None,
     tls_key: Path | None,
 ) -> None:
     """Run the service: jobs by HTTP, kept over restarts. SIGTERM ends it; the next one goes on."""
-    from scheduler.api.server import Settings  # what serves HTTP is loaded only to do so
+    from scheduler.api import logs, tracing  # what serves HTTP is loaded only to do so
+    from scheduler.api.server import Settings
     from scheduler.api.server import serve as run_server
 
     rules = Rules(jobs=quota_jobs, bytes=quota_bytes, data=data)
     settings = Settings(
         directory, host, port, workers, rules, tls_certificate, tls_key, database, ray_address, role, memory, lease
     )
-    run_server(settings, lambda url: click.echo(f"listening on {url}", err=True))
+    logs.configure(level=log_level)
+    end_tracing = tracing.start(os.environ)
+    try:
+        run_server(settings, lambda url: click.echo(f"listening on {url}", err=True))
+    finally:
+        end_tracing()
 
 
 @click.group()

@@ -42,7 +42,13 @@ class Served:
                 break
         else:
             raise AssertionError(f"it does not serve: {self.said}")
-        threading.Thread(target=self.said.extend, args=(self.process.stderr,), daemon=True).start()
+        self._listening = threading.Thread(target=self.said.extend, args=(self.process.stderr,), daemon=True)
+        self._listening.start()
+
+    def said_to_the_end(self) -> list[str]:
+        """All that a service which has ended said."""
+        self._listening.join(ENDS)
+        return self.said
 
     def kill(self) -> None:
         """SIGKILL."""

@@ -20,7 +20,8 @@ from tests.served import Served, serving
 NAMES = [str(document.relative_to(ROOT)) for document in DOCUMENTS]
 ELSEWHERE = {("docs/service.md", "sh"): "test_newcomer"}
 """Blocks that another test runs."""
-LANGUAGES = {"python", "sh", "text", "yaml"}
+LANGUAGES = {"python", "sh", "text", "console"}
+"""`console` is for what needs Docker, Kubernetes or other machines; its calls of ours are looked at."""
 SAME = doctest.OutputChecker()
 
 
@@ -88,7 +89,8 @@ def test_no_block_hides_code(document: Path) -> None:
 def commands_of(document: Path) -> list[str]:
     """Each call of the command line in a document, in blocks of shell or between backquotes."""
     text = document.read_text()
-    written = [line for block in blocks_of(document) if block.language == "sh" for line in lines_of(block.code)]
+    shell = [block.code for block in blocks_of(document) if block.language in ("sh", "console")]
+    written = [line for code in shell for line in lines_of(code)]
     inline = re.findall(r"`(gradfleet [^`]+)`", text) + re.findall(r"^    (gradfleet .+)", text, re.MULTILINE)
     return [found[0] for line in [*written, *inline] if (found := re.findall(r"gradfleet [a-z][^#;&|<)]*", line))]
 

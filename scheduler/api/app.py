@@ -1,5 +1,6 @@
 """The routes. Each says who may call, reads what it is given within bounds, and leaves the rest to the desk."""
 
+import logging
 import re
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -21,7 +22,8 @@ from graphir.timeline import chrome_trace
 from scheduler.api import schemas
 from scheduler.api.auth import Caller, Door
 from scheduler.api.desk import Desk, plan_facts
-from scheduler.api.metrics import MEDIA_TYPE, Metrics
+from scheduler.api.health import health_routes
+from scheduler.api.metrics import Metrics
 from scheduler.api.pages.routes import pages
 from scheduler.api.problems import BadRequest, RequestRefused
 from scheduler.api.shell import Shell, add_handlers
@@ -31,6 +33,7 @@ from scheduler.job.seen import Record
 from scheduler.job.spec import MAX_SPEC_BYTES, SpecError, parse
 from scheduler.job.store import MAX_PAGE
 
+_LOG = logging.getLogger("gradfleet.jobs")
 MAX_WAIT = 30.0
 UPLOADS = 16
 """Uploads at one time; others wait, so that slow senders do not take the threads that answer everybody."""
@@ -66,7 +69,7 @@ def create_app(desk: Desk, *, close: Callable[[], None], accepts: bool = True) -
     if accepts:
         app.include_router(_watching(desk, door, watch), responses=PROBLEMS)
         app.include_router(pages(desk, door))
-    app.include_router(_health(desk, door, watch, metrics))
+    app.include_router(health_routes(desk, door, watch, metrics, PROBLEMS))
     return app
 
 
@@ -134,7 +137,9 @@ def _jobs(desk: Desk, door: Door) -> APIRouter:
             if asked.key not in (None, key):
                 raise SpecError("the header Idempotency-Key and the field key differ; send one of them")
             asked = asked.model_copy(update={"key": parse({"graph": asked.graph, "key": key}, schemas.Submission).key})
-        return schemas.Accepted(id=desk.submit(caller.owner, asked))
+        id = desk.submit(caller.owner, asked)
+        _LOG.info("accepted", extra={"job": id, "owner": caller.owner})
+        return schemas.Accepted(id=id)
 
     @router.get("/jobs", summary="Your jobs, the latest first")
     def jobs(
@@ -225,29 +230,6 @@ def _plans(desk: Desk, door: Door) -> APIRouter:
     @router.post("/plans", summary="Explain a job without running it", openapi_extra=_body(schemas.PlanRequest))
     def plan(caller: Annotated[Caller, writer], body: Annotated[bytes, Depends(_json_body)]) -> schemas.PlanView:
         return schemas.PlanView(**plan_facts(desk.plan(caller.owner, parse(body, schemas.PlanRequest))))
-
-    return router
-
-
-def _health(desk: Desk, door: Door, watch: Watch, metrics: Metrics) -> APIRouter:
-    router = APIRouter(tags=["service"])
-
-    @router.get("/healthz", summary="The process answers")
-    async def health() -> schemas.Health:
-        return schemas.Health(status="ok")
-
-    @router.get("/readyz", summary="Jobs can be accepted", responses={503: PROBLEMS["5XX"]})
-    def ready() -> schemas.Health:
-        watch.check_room()
-        desk.service.store.jobs(1)
-        return schemas.Health(status="ok")
-
-    @router.get(
-        "/metrics", summary="Figures for Prometheus", responses={200: {"content": {"text/plain": {}}}, **PROBLEMS}
-    )
-    def figures(caller: Annotated[Caller, Depends(door.needs("metrics"))]) -> Response:
-        text = metrics.text(desk.service.store.counts(), watch.watchers)
-        return Response(text, media_type=MEDIA_TYPE)
 
     return router
 

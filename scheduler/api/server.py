@@ -84,7 +84,7 @@ def serve(settings: Settings, tell: Callable[[str], None]) -> None:
             service.close()
             raise
         config = uvicorn.Config(
-            app, log_level="warning", access_log=False, server_header=False, proxy_headers=False, ws="none",
+            app, log_config=None, access_log=False, server_header=False, proxy_headers=False, ws="none",
             timeout_graceful_shutdown=GRACE_SECONDS, ssl_certfile=_text(settings.certificate), ssl_keyfile=_text(settings.key),
         )  # fmt: skip
         scheme = "http" if settings.certificate is None else "https"

@@ -3,6 +3,7 @@
 import logging
 import time
 from http import HTTPStatus
+from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -13,8 +14,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from graphir.errors import GraphError
 from scheduler.api.metrics import Metrics
 from scheduler.api.problems import document, problem
+from scheduler.telemetry import span
 
-_LOG = logging.getLogger(__name__)
+_LOG = logging.getLogger("gradfleet.requests")
+POLLED = ("/healthz", "/readyz", "/metrics")
+"""Routes that machines ask all the time; their answers are logged at level debug only."""
 
 
 def add_handlers(app: FastAPI) -> None:
@@ -49,7 +53,7 @@ def add_handlers(app: FastAPI) -> None:
 
 
 class Shell:
-    """Counts answers and logs defects."""
+    """Counts answers, logs them, and puts a span around each."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app, self._metrics = app, metrics
@@ -59,18 +63,38 @@ class Shell:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        begun, status = time.perf_counter(), 500
+        with span(f"HTTP {scope['method']}", _trace_headers(scope)) as made:
+            begun, status = time.perf_counter(), 500
 
-        async def counted(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            await send(message)
+            async def counted(message: Message) -> None:
+                nonlocal status
+                if message["type"] == "http.response.start":
+                    status = message["status"]
+                await send(message)
 
-        try:
-            await self._app(scope, receive, counted)
-        finally:
-            route = scope.get("route")
-            path = getattr(route, "path", "none")  # not what was asked for, of which there is no end
-            method = scope["method"] if route is not None else "none"
-            self._metrics.answered(method, path, status, time.perf_counter() - begun)
+            try:
+                await self._app(scope, receive, counted)
+            finally:
+                self._tell(scope, status, time.perf_counter() - begun, made)
+
+    def _tell(self, scope: Scope, status: int, seconds: float, made: Any) -> None:
+        route = scope.get("route")
+        path = getattr(route, "path", "none")  # not what was asked for, of which there is no end
+        method = scope["method"] if route is not None else "none"
+        self._metrics.answered(method, path, status, seconds)
+        job = scope.get("path_params", {}).get("id")
+        about = {} if job is None else {"job": job[:64]}
+        level = logging.DEBUG if path in POLLED else logging.INFO
+        facts = {"method": method, "route": path, "status": status, "seconds": round(seconds, 6), **about}
+        _LOG.log(level, "answered", extra=facts)
+        if made is not None:
+            made.update_name(f"{method} {path}")
+            made.set_attribute("http.request.method", method)
+            made.set_attribute("http.route", path)
+            made.set_attribute("http.response.status_code", status)
+            made.set_attributes({f"gradfleet.{name}": value for name, value in about.items()})
+
+
+def _trace_headers(scope: Scope) -> dict[str, str]:
+    """Those by which a caller tells of his trace (W3C Trace Context)."""
+    return {name.decode(): value.decode("latin-1") for name, value in scope["headers"] if name.startswith(b"trace")}

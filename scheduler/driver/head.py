@@ -22,6 +22,17 @@ MISSES = 3
 """After how many times in vain it is taken for dead."""
 
 
+def look_for(address: str) -> None:
+    """ServiceUnavailable if nothing listens at the address of a head, HOST:PORT; others, such as "auto", are not looked for."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), LOOK_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise ServiceUnavailable(f"no Ray answers at {address}: {error}; see --ray-address") from None
+
+
 class OwnRay:
     """A local Ray with a CPU for each worker. `lost` says that its head is gone; `tell` is called then, in a thread."""
 

@@ -47,6 +47,7 @@ from scheduler.job.state import Job, Status
 from scheduler.job.store import Appended, Lease, SeqConflict, Store
 from scheduler.job.tables import DatabaseUnavailable
 from scheduler.job.values import Values
+from scheduler.telemetry import about, happened_to, span
 
 T = TypeVar("T")
 Clock = Callable[[], float]
@@ -94,6 +95,10 @@ class JobLoop:
 
     def run(self, id: str, runner: str) -> Job:
         """Take a queued or left-over job and perform it."""
+        with about(job=id), span("job"):
+            return self._run(id, runner)
+
+    def _run(self, id: str, runner: str) -> Job:
         self._runner = runner
         job = self._taken(self._store.seen.record(id) or self._ask(lambda: self._store.job(id)))
         if job.status.terminal:
@@ -109,7 +114,8 @@ class JobLoop:
             while self._commands and not self._stop():
                 command = self._commands.popleft()
                 if not isinstance(command, RunStep) or not self._gives_way():
-                    self._obey(command)
+                    with span(type(command).__name__):
+                        self._obey(command)
                 elif self._saved():
                     break
         finally:
@@ -143,20 +149,23 @@ class JobLoop:
         return patiently(question, self._stop)
 
     def _begin(self) -> None:
-        spec, prepared = self._record.spec, self._ask(lambda: self._prepare(self._record))
+        spec = self._record.spec
+        with span("plan"):
+            prepared = self._ask(lambda: self._prepare(self._record))
         self._feeds, self._plan = prepared.feeds, prepared.plan
         outputs = spec.fetch or tuple(self._plan.graph.outputs)
         try:
-            self._session = self._make_pool().open(
-                self._plan,
-                self._feeds,
-                spec.carry,
-                outputs,
-                self._interrupted,
-                spec.priority,
-                reproducible=spec.reproducible,
-                kernels=self._record.job.fingerprint if self._record.job.checkpoint else None,
-            )
+            with span("assemble"):
+                self._session = self._make_pool().open(
+                    self._plan,
+                    self._feeds,
+                    spec.carry,
+                    outputs,
+                    self._interrupted,
+                    spec.priority,
+                    reproducible=spec.reproducible,
+                    kernels=self._record.job.fingerprint if self._record.job.checkpoint else None,
+                )
             self._news = self._session.news
         except TaskError as error:
             raise GraphError(error.failure.message) from error
@@ -308,6 +317,7 @@ class JobLoop:
         appended = self._kept([*news, *happened], takes)
         self._known = replace(self._known, job=appended.job, seq=appended.seq)
         self._beside.clear()
+        happened_to(appended.job, [*news, *happened])
         self._commands.extend(appended.commands)
         self._commands = deque(c for c in self._commands if _is_due(c, appended.job))
         if appended.job.status.terminal:
