@@ -92,7 +92,11 @@ def commands_of(document: Path) -> list[str]:
     shell = [block.code for block in blocks_of(document) if block.language in ("sh", "console")]
     written = [line for code in shell for line in lines_of(code)]
     inline = re.findall(r"`(gradfleet [^`]+)`", text) + re.findall(r"^    (gradfleet .+)", text, re.MULTILINE)
-    return [found[0] for line in [*written, *inline] if (found := re.findall(r"gradfleet [a-z][^#;&|<)]*", line))]
+    return [
+        found[0]
+        for line in [*written, *inline]
+        if (found := re.findall(r"(?<!namespace )gradfleet [a-z][^#;&|<)]*", line))
+    ]
 
 
 COMMANDS = [(name, line) for name, document in zip(NAMES, DOCUMENTS, strict=True) for line in commands_of(document)]
