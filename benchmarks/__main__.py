@@ -32,7 +32,8 @@ workload's peers live at once and are timed in turn, so that a slow moment hits 
 float64 (PyTorch's, and the definition in NumPy) before anything is timed. The first call counts derivation, planning and compilation with
 empty caches, not imports. Memory is the peak resident set above what there was with library and inputs loaded. W9 gets its vector anew in
 each call. The rows without a W are the same families in other shapes. Peers that are not installed here run with the Python that
-GRADFLEET_BENCH_PYTHON names (`pip install numpy tensorflow-cpu pytensor casadi` there)."""
+GRADFLEET_BENCH_PYTHON names (`pip install numpy tensorflow-cpu pytensor casadi` there). Workloads may be measured in several runs, so only
+what is in one row is to be compared; a peer without a figure in a row was not asked there, or is named below with the reason."""
 
 TILES = """## Tiles
 

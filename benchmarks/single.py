@@ -94,7 +94,7 @@ class Child:
 
     def profile(self) -> str:
         """Where they go."""
-        return str(self._asked("profile")["profile"])
+        return str(self._asked("profile")["profile"]).replace(f"{ROOT}{os.sep}", "")
 
     def _asked(self, line: str) -> dict[str, Any]:
         assert self._process.stdin is not None

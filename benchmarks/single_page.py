@@ -81,7 +81,9 @@ def _missing(rows: Sequence[Any]) -> str:
 def _profiles(rows: Sequence[Any]) -> str:
     """Where our time goes where a peer is faster."""
     parts = [
-        f"{row.workload.name}, {row.workload.title}:\n\n```\n{row.profile.rstrip()}\n```" for row in rows if row.profile
+        f"{row.workload.name}, {row.workload.title}:\n\n```text\n{row.profile.rstrip()}\n```"
+        for row in rows
+        if row.profile
     ]
     return (
         "\n\n".join(["Where the time of our fastest back-end goes, where a peer is faster.", *parts]) if parts else ""

@@ -79,7 +79,7 @@ def test_what_is_measured_in_pieces_comes_together(tmp_path: Path) -> None:
     assert ninth.cells == row.cells
     text = single_page.tables([first, ninth])
     assert "| JAX | 0.25 | 0.50 | 11 |" in text
-    assert "```\ndivide\n```" in text
+    assert "```text\ndivide\n```" in text
 
 
 def test_our_processes_tell_their_profile() -> None:
@@ -104,7 +104,7 @@ def test_a_section_is_written_and_the_others_stay(monkeypatch: pytest.MonkeyPatc
     before = "# Performance\n\nold\n\n## First\n\nold\n\n## Second\n\nkept\n"
     text, pictures = page.written(before, ["a"])
     assert pictures == {"a.svg": "<svg/>"}
-    assert text.endswith("## First\n\nWords.\n\nnew\n\n## Second\n\nkept\n")
+    assert text.endswith("## First\n\nWords.\n\n`python -m benchmarks a`:\n\nnew\n\n## Second\n\nkept\n")
     assert "a machine" in text
     assert text.count("old") == 0
 
