@@ -26,7 +26,7 @@ from graphir.timeline import chrome_trace
 Array = np.ndarray[Any, Any]
 GROUP = "graphir.services"
 ENDED = ("succeeded", "failed", "cancelled")
-GOING_ON = ("started", "resumed", "step_done", "checkpointed")
+GOING_ON = ("started", "resumed", "worked", "step_done", "checkpointed")
 """Events after which a job goes on."""
 WAIT_SECONDS = 5.0
 

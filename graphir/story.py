@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from graphir.lanes import Spans
 from graphir.plot import Series, curve
 
 MOST_SERIES, MOST_MOMENTS = 24, 60
@@ -20,6 +21,7 @@ class Story:
     def __init__(self) -> None:
         self.seq = 0
         self.series: dict[str, Series] = {}
+        self.spans = Spans()
         self.moments: deque[Mapping[str, Any]] = deque(maxlen=MOST_MOMENTS)
 
     def take(self, events: Iterable[Mapping[str, Any]]) -> None:
@@ -28,12 +30,18 @@ class Story:
             self.seq = event["seq"]
             if event["type"] == "step_done":
                 self._step(event)
+            if event["type"] == "worked":
+                self.spans.add(event)
             if event["type"] not in QUIET:
                 self.moments.append(event)
 
     def curves(self, steps: int) -> list[str]:
         """A picture for each scalar of a job of several iterations."""
         return [curve(name, series) for name, series in self.series.items()] if steps > 1 else []
+
+    def lanes(self) -> str:
+        """A picture of what the workers did, if that was told."""
+        return self.spans.svg() if len(self.spans) else ""
 
     def _step(self, event: Mapping[str, Any]) -> None:
         for name, value in event["scalars"]:

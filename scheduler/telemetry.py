@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from typing import Any
 
-from scheduler.job.events import Event, StepDone, TaskFailed, WorkerLost, event_name
+from scheduler.job.events import Event, StepDone, TaskFailed, Worked, WorkerLost, event_name
 from scheduler.job.state import Job
 
 _LOG = logging.getLogger("gradfleet.jobs")
@@ -67,7 +67,7 @@ def happened_to(job: Job, events: Iterable[Event]) -> None:
     if not _LOG.isEnabledFor(logging.INFO):
         return
     for event in told:
-        if not isinstance(event, StepDone):
+        if not isinstance(event, StepDone | Worked):
             _LOG.log(_level(event), event_name(event), extra=_shown(event))
     if job.status.terminal:
         _LOG.info("ended", extra={"status": job.status.value, "step": job.step, "steps": job.steps})

@@ -13,6 +13,7 @@ from scheduler.job.events import (
     DeadlinePassed,
     Event,
     Finished,
+    Lane,
     Release,
     Restore,
     Resumed,
@@ -24,6 +25,7 @@ from scheduler.job.events import (
     StoreResult,
     Straggled,
     TaskFailed,
+    Worked,
     WorkerLost,
     event_from_json,
     event_to_json,
@@ -116,6 +118,14 @@ class JobMachine(RuleBasedStateMachine):
     @rule()
     def straggle(self) -> None:
         self.happen(Straggled(self.now(), "w", "slow"))
+
+    @precondition(lambda self: self.job.status is not Status.QUEUED)
+    @rule()
+    def tell_of_work(self) -> None:
+        before = self.job
+        self.happen(Worked(self.now(), 0.5, (Lane("worker-0", ((0, "map 0", 0.25),), 0.125),)))
+        assert self.job == before
+        assert (self.job is before) == before.status.terminal  # which is kept, and which not
 
     @precondition(lambda self: self.job.status is not Status.QUEUED)
     @rule(lost=st.booleans(), age=st.integers(0, 2))

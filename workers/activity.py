@@ -21,7 +21,8 @@ BETWEEN: Doing = ("between", None, ())
 class Sign:
     """What a rank is at, since how many seconds, runs and seconds of each program and of reading, and the bytes exchanged.
 
-    given: the seconds that its worker has given to the job's calls, beside those of other jobs.
+    given: the seconds that its worker has given to the job's calls, beside those of other jobs. waited: the seconds that it
+    has waited for others.
     """
 
     doing: Doing
@@ -29,6 +30,7 @@ class Sign:
     spent: Mapping[str, tuple[int, float]]
     moved: int
     given: float
+    waited: float = 0.0
 
     @property
     def progress(self) -> tuple[Any, ...]:
@@ -44,6 +46,7 @@ class Activity:
         self._doing, self._begun = BETWEEN, 0.0
         self._spent: dict[str, tuple[int, float]] = {}
         self._calls: tuple[float, float | None] = 0.0, None
+        self._waited = 0.0
 
     def begin(self, what: str, which: str | int, cell: Cell = ()) -> None:
         """The rank computes a program, reads an input, or waits for a rank."""
@@ -55,6 +58,8 @@ class Activity:
         if what in WORK and isinstance(which, str):
             runs, seconds = self._spent.get(which, (0, 0.0))
             self._spent[which] = runs + 1, seconds + self.clock() - self._begun
+        elif what == "waits":
+            self._waited += self.clock() - self._begun
         self._doing = BETWEEN
 
     @contextmanager
@@ -79,4 +84,4 @@ class Activity:
         """What the rank is at."""
         now, (given, began) = self.clock(), self._calls
         given += 0.0 if began is None else now - began
-        return Sign(self._doing, now - self._begun, dict(self._spent), moved, given)
+        return Sign(self._doing, now - self._begun, dict(self._spent), moved, given, self._waited)

@@ -131,9 +131,14 @@ class Shell:
         """Set the carried values before a step."""
         self._job(job).restore(step, dict(zip(names, values, strict=True)))
 
-    def run(self, job: str, ticket: int, step: int, count: int) -> list[dict[str, float]] | None:
-        """Perform iterations; `ticket` numbers the calls of all jobs. None if the call was cancelled."""
-        return self._run(self._job(job), ticket, step, count)
+    def run(self, job: str, ticket: int, step: int, count: int) -> tuple[list[dict[str, float]], Sign] | None:
+        """Perform iterations; `ticket` numbers the calls of all jobs. The numbers to watch, and what this worker did so far.
+
+        None if the call was cancelled.
+        """
+        runner = self._job(job)
+        numbers = self._run(runner, ticket, step, count)
+        return None if numbers is None else (numbers, runner.activity.sign(self._mesh.moved))
 
     def _run(self, runner: Runner, ticket: int, step: int, count: int) -> list[dict[str, float]] | None:
         self._mesh.begin(ticket)

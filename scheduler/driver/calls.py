@@ -19,6 +19,7 @@ from scheduler.driver.members import Member
 from scheduler.driver.overseer import Overseer
 from scheduler.driver.pool import Interrupted
 from scheduler.driver.turns import Turn
+from workers.activity import Sign
 from workers.mesh import PeerLost
 from workers.runner import Stopped
 
@@ -69,13 +70,21 @@ class MadeWay(Exception):
 class Calls:
     """The calls of one job that are under way."""
 
-    def __init__(self, pool: "RayPool", name: str, priority: int, plan: Plan, interrupted: Callable[[], bool]) -> None:
-        self._pool, self._name, self._interrupted = pool, name, interrupted
+    def __init__(
+        self,
+        pool: "RayPool",
+        name: str,
+        priority: int,
+        plan: Plan,
+        interrupted: Callable[[], bool],
+        heard: Callable[[int, Sign], None],
+    ) -> None:
+        self._pool, self._name, self._interrupted, self._heard = pool, name, interrupted, heard
         self._pace, self._long = CALL_SECONDS, LONG_SECONDS
         self._share = pool.turns.join(priority)
         self.members: list[Member] = []
         self.flying: deque[Call] = deque()
-        self.overseer = Overseer(pool, name, plan)
+        self.overseer = Overseer(pool, name, plan, heard)
 
     def leave(self) -> None:
         """The job has ended; without a head there is nobody to tell."""
@@ -194,9 +203,11 @@ class Calls:
             ready, _ = ray.wait(list(pending), num_returns=len(pending), timeout=ASK_SECONDS)
             for ref in ready:
                 rank = pending.pop(ref)
-                results[rank] = self.get(rank, ref)
-                if results[rank] is None:  # nobody cancelled it
+                answer = self.get(rank, ref)
+                if answer is None:  # nobody cancelled it
                     raise RankFailed(rank, None)
+                results[rank], sign = answer
+                self._heard(rank, sign)
             if pending:
                 self.ask()
                 self._make_way(call)

@@ -1,10 +1,12 @@
 """The pool without workers: every step in this process, one chunk after the other."""
 
+import time
 from collections.abc import Callable, Collection, Mapping
 
 from graphir.errors import GraphError
 from graphir.node import Array
 from graphir.partition.plan import Plan
+from scheduler.driver.lanes import Lanes
 from scheduler.driver.pool import (
     Feeds,
     Interrupted,
@@ -69,6 +71,8 @@ class InlineSession:
         work = place(plan, 1, carry, kept)
         self._runner = Runner(work, programs, stopped=interrupted)
         self._bound = lambda: said_of_memory(plan, work, 1, carry)
+        self._activity, self._lanes = self._runner.activity, Lanes(plan)
+        self._activity.clock = time.monotonic
         try:
             for name in feeds.keys() - carry.keys():
                 self._runner.hold(name, feeds[name], plan.graph.inputs[name].type.dtype.name)
@@ -105,9 +109,10 @@ class InlineSession:
         """Nothing dies here alone."""
 
     def news(self) -> list[Event]:
-        """Once, what this process computes with."""
+        """Once, what this process computes with, and now and then what it did."""
         told, self._told = self._told, True
-        return [] if told else [Assembled(0.0, 1, 1, fingerprint().digest, str(fingerprint()))]
+        self._lanes.take(0, self._activity.sign(0))
+        return self._lanes.news() if told else [Assembled(0.0, 1, 1, fingerprint().digest, str(fingerprint()))]
 
     def release(self) -> None:
         """Forget the job's values."""

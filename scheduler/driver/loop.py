@@ -259,7 +259,19 @@ class JobLoop:
         if now < self._asked + ASK_SECONDS:  # the store is asked seldom, for chunks may be small
             return False
         self._asked = now
+        self._tell()
         return (self._gives_way() and not self._stays) or self._ended()
+
+    def _tell(self) -> None:
+        """Report what workers did so far, though no step has ended."""
+        if news := self._dated_news():
+            appended = self._kept(news, takes=False)
+            self._known = replace(self._known, job=appended.job, seq=appended.seq)
+            happened_to(appended.job, news)
+            self._changed()
+
+    def _dated_news(self) -> list[Event]:
+        return [replace(event, time=self._clock()) for event in self._news()]
 
     def _ended(self) -> bool:
         """Whether somebody else has ended the job."""
@@ -313,7 +325,7 @@ class JobLoop:
         return {name: value for name, value in values.items() if isinstance(value, np.ndarray)}
 
     def _report(self, *happened: Event, takes: bool = False) -> Job:
-        news = [replace(event, time=self._clock()) for event in self._news()]
+        news = self._dated_news()
         appended = self._kept([*news, *happened], takes)
         self._known = replace(self._known, job=appended.job, seq=appended.seq)
         self._beside.clear()

@@ -6,7 +6,7 @@ make room. Where nobody knows how long the rank should take, a scout finds it ou
 """
 
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from graphir.partition.plan import Plan
 from scheduler.driver.members import Member, greeted
 from scheduler.driver.scout import Scout, Scouting
 from scheduler.driver.watch import Watch
+from workers.activity import Sign
 from workers.mesh import PeerLost
 
 if TYPE_CHECKING:
@@ -50,10 +51,10 @@ class _Race:
 
 
 class Overseer:
-    """Looks after the ranks of one job."""
+    """Looks after the ranks of one job. heard: is told what they say of themselves."""
 
-    def __init__(self, pool: "RayPool", job: str, plan: Plan) -> None:
-        self._pool, self._job = pool, job
+    def __init__(self, pool: "RayPool", job: str, plan: Plan, heard: Callable[[int, Sign], None]) -> None:
+        self._pool, self._job, self._heard = pool, job, heard
         self._scouting = Scouting(pool, job, plan)
         self._scout: Scout | None = None
         self._members: list[Member] = []
@@ -141,6 +142,7 @@ class Overseer:
                 continue
             if sign is not None:
                 self._watch.take(rank, now, sign)
+                self._heard(rank, sign)
         if now >= self._next:
             self._next = now + LOOK_SECONDS
             for rank, member in enumerate(self._members):

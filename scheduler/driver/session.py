@@ -16,6 +16,7 @@ from graphir.dataset import Dataset
 from graphir.node import Array
 from graphir.partition.plan import Plan
 from scheduler.driver.calls import ANSWER_SECONDS, Call, Calls, MadeWay, RankFailed, cause, followed, last_words
+from scheduler.driver.lanes import Lanes
 from scheduler.driver.members import Assignment, Member
 from scheduler.driver.overseer import Straggler
 from scheduler.driver.pool import (
@@ -64,7 +65,8 @@ class RaySession:
         self._initial: Mapping[str, Array] = {}
         self._stale = False
         self._restored = self._done = 0
-        self._calls = Calls(pool, job.name, job.priority, plan, interrupted)
+        self._lanes = Lanes(plan)
+        self._calls = Calls(pool, job.name, job.priority, plan, interrupted, self._lanes.take)
         self._dead: list[int] = []
         self._setups: list[tuple[int, Ref]] = []
         self._members: list[Member] = []
@@ -182,7 +184,7 @@ class RaySession:
     def news(self) -> list[Event]:
         """What has happened to the workers since the last call."""
         news, self._news = self._news, []
-        return news
+        return [*news, *self._lanes.news()]
 
     def release(self) -> None:
         """End the job: workers and driver forget its values."""

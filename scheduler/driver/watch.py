@@ -93,8 +93,8 @@ class Watch:
         others = self._others(rank)
         if watched <= 0 or self._busy(others):
             return None
-        for program, (_, seconds) in _spent(last.sign).items():
-            took = seconds - _spent(first.sign).get(program, (0, 0.0))[1]
+        for program, (_, seconds) in spent(last.sign).items():
+            took = seconds - spent(first.sign).get(program, (0, 0.0))[1]
             usual, pace = self._usual(program, rank, others), _pace(program, first.sign, last.sign)
             if usual is not None and took > BUSY * watched and pace > TIMES * usual:
                 return _reason(pace, usual)
@@ -154,9 +154,9 @@ class Watch:
     def _share(self, rank: int) -> float:
         """How much of the time watched a rank was busy."""
         first, last, watched = self._first[rank], self._last[rank], self.watched(rank)
-        spent = sum(seconds for _, seconds in _spent(last.sign).values())
-        spent -= sum(seconds for _, seconds in _spent(first.sign).values())
-        return spent / watched if watched > 0 else 1.0
+        busy = sum(seconds for _, seconds in spent(last.sign).values())
+        busy -= sum(seconds for _, seconds in spent(first.sign).values())
+        return busy / watched if watched > 0 else 1.0
 
     def _usual(self, program: str, rank: int, others: Collection[int]) -> float | None:
         """Seconds that a run takes the others, or took this rank before it was watched, or any before."""
@@ -176,7 +176,7 @@ def _present(sign: Sign, kinds: Collection[str] = WORK) -> str | None:
     return program if what in kinds and isinstance(program, str) else None
 
 
-def _spent(sign: Sign) -> Mapping[str, tuple[int, float]]:
+def spent(sign: Sign) -> Mapping[str, tuple[int, float]]:
     """Runs and seconds by program, the present run's seconds included."""
     program = _present(sign)
     if program is None:

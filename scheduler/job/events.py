@@ -97,6 +97,23 @@ class Straggled(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class Lane:
+    """What a worker did for a while: seconds by step of the plan, with the step's name, and seconds that it waited for others."""
+
+    worker: str
+    steps: tuple[tuple[int, str, float], ...]
+    waited: float
+
+
+@dataclass(frozen=True, slots=True)
+class Worked(Event):
+    """What the workers did in the `seconds` before; told the more seldom the longer a job runs."""
+
+    seconds: float
+    lanes: tuple[Lane, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class StepDone(Event):
     """All of one step is computed; `scalars` are its scalar outputs."""
 
@@ -243,6 +260,7 @@ EVENTS: Mapping[str, type[Event]] = {
     "set_aside": SetAside,
     "assembled": Assembled,
     "straggled": Straggled,
+    "worked": Worked,
     "step_done": StepDone,
     "checkpointed": Checkpointed,
     "worker_lost": WorkerLost,

@@ -42,6 +42,7 @@ from scheduler.job.events import (
     StoreResult,
     Straggled,
     TaskFailed,
+    Worked,
     WorkerLost,
     event_name,
 )
@@ -230,6 +231,10 @@ def _straggled(job: Job, event: Straggled) -> Step:
     return replace(job, stragglers=job.stragglers + 1), ()
 
 
+def _worked(job: Job, event: Worked) -> Step:
+    return replace(job), ()  # kept, and changes nothing
+
+
 def _step_done(job: Job, event: StepDone) -> Step:
     if _is_late(job, event):
         return job, ()
@@ -335,6 +340,7 @@ _LATE = (
     SetAside,
     Assembled,
     Straggled,
+    Worked,
     StepDone,
     Checkpointed,
     WorkerLost,
@@ -353,6 +359,7 @@ TABLE: Mapping[tuple[Status, type[Event]], Handler] = {
     (Status.RUNNING, SetAside): _set_aside,
     (Status.RUNNING, Assembled): _assembled,
     (Status.RUNNING, Straggled): _straggled,
+    (Status.RUNNING, Worked): _worked,
     (Status.RUNNING, StepDone): _step_done,
     (Status.RUNNING, Checkpointed): _checkpointed,
     (Status.RUNNING, WorkerLost): _worker_lost,

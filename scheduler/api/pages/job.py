@@ -8,7 +8,6 @@ from fastapi import APIRouter, Depends, Query, Request
 from starlette.responses import FileResponse, RedirectResponse, Response
 
 from graphir.errors import GraphError
-from graphir.partition.live import LivePicture
 from graphir.timeline import chrome_trace
 from scheduler.api.auth import Caller, Door
 from scheduler.api.desk import Desk
@@ -32,7 +31,7 @@ def add_job(router: APIRouter, desk: Desk, door: Door, made: Pages) -> None:
         now, story = time.time(), known.story(record.id)
         return {
             "job": views.row(record, now), "facts": views.facts(record, now), "error": record.job.error, "now": now,
-            "curves": story.curves(record.job.steps), "moments": views.moments(story, record.created),
+            "curves": story.curves(record.job.steps), "lanes": story.lanes(), "moments": views.moments(story, record.created),
             "may_cancel": "submit" in caller.scopes, **seen_by(request, caller),
         }  # fmt: skip
 
@@ -45,7 +44,7 @@ def add_job(router: APIRouter, desk: Desk, door: Door, made: Pages) -> None:
         return {
             "wrong": wrong,
             "open": opened,
-            "svg": _svg(picture),
+            "svg": picture.live(*known.work(record)) if picture else "",
             "live": not record.job.status.terminal,
             "id": record.id,
         }
@@ -107,10 +106,6 @@ def add_files(router: APIRouter, desk: Desk, door: Door) -> None:
 
 
 Opened = Annotated[str | None, Query(max_length=MAX_OPEN)]
-
-
-def _svg(picture: LivePicture | None) -> str:
-    return "" if picture is None else picture.live({}, ())
 
 
 def _numbers(text: str | None) -> frozenset[int] | None:

@@ -1,11 +1,13 @@
 """What the page keeps of jobs, so that looking again is quick: their stories as far as they were read, plans and pictures. Bounded."""
 
 import threading
+from collections.abc import Collection, Mapping
 
 from graphir.partition.live import LivePicture
 from graphir.partition.plan import Plan
 from graphir.story import Story
 from scheduler.job.recent import Recent
+from scheduler.job.seen import Record
 from scheduler.local import EmbeddedService
 
 MAX_STORIES, MAX_PLANS, MAX_NODES, MAX_PICTURES = 128, 64, 500_000, 64
@@ -33,6 +35,11 @@ class Known:
             while story.seq < enough and (found := self._service.events(id, story.seq)):
                 story.take(found)
         return story
+
+    def work(self, record: Record) -> tuple[Mapping[int, float], Collection[int]]:
+        """The share of the time that each step of a job's plan took, and the steps that are under way."""
+        spans = self.story(record.id).spans
+        return spans.shares(), () if record.job.status.terminal else spans.latest
 
     def plan(self, id: str) -> Plan:
         """The plan of a job."""

@@ -15,7 +15,7 @@ from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.responses import FileResponse, RedirectResponse, Response
 
-from graphir import draw, plot
+from graphir import draw, lanes, plot
 from graphir.errors import GraphError, Unauthorized
 from graphir.partition import palette
 from scheduler.api.auth import Caller, Door
@@ -35,7 +35,7 @@ Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 def pages(desk: Desk, door: Door) -> APIRouter:
     """All routes of the page."""
-    made = Pages([draw.STYLE, palette.STYLE, plot.STYLE])
+    made = Pages([draw.STYLE, palette.STYLE, plot.STYLE, lanes.STYLE])
     router = APIRouter(include_in_schema=False, route_class=_route(made))
     _add_entrance(router, door, made)
     _add_jobs(router, desk, door, made)
