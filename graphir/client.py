@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from graphir.errors import GraphError, JobCancelled, JobFailed, LimitError, QueueFull, ServiceUnavailable
 from graphir.graph import Graph
+from graphir.story import in_notebook
 from graphir.sweep import Sweep, groups, sweep
 from graphir.timeline import chrome_trace
 
@@ -139,6 +140,9 @@ class Job:
 
     def __repr__(self) -> str:
         return f"<Job {self.id}: {self.status}>"
+
+    def _repr_html_(self) -> str:
+        return in_notebook(self.id, self._service.status(self.id), self._so_far())
 
     def _follow(self, timeout: float | None) -> Iterator[list[dict[str, Any]]]:
         deadline = None if timeout is None else time.monotonic() + timeout

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, final
 from graphir import walk
 from graphir.errors import GraphError, InvariantError, LimitError
 from graphir.node import Node, fill_digests
+from graphir.sheet import in_notebook
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -163,6 +164,9 @@ class Graph:
             return self.to_svg()
         except LimitError:
             return None
+
+    def _repr_html_(self) -> str:
+        return self._repr_svg_() or in_notebook("", f"{self!r}\nto_text() tells of each node")
 
     def save(self, path: "str | PathLike[str]") -> None:
         """Write a `.gir` file."""

@@ -29,6 +29,7 @@ from graphir.errors import GraphError, LimitError, QueueFull, ServiceUnavailable
 from graphir.feeds import check_names, convert
 from graphir.graph import Graph
 from graphir.node import Array
+from graphir.sheet import in_notebook
 
 PATIENCE = 60.0
 """Seconds for which a server that does not answer is asked again."""
@@ -71,6 +72,9 @@ class RemotePlan:
 
     def _repr_svg_(self) -> str:
         return self.svg
+
+    def _repr_html_(self) -> str:
+        return in_notebook(self.svg, self.text)
 
 
 class RemoteService:

@@ -5,6 +5,7 @@ Events are JSON data as `Job.events()` gives them. Notebooks and the service's p
 
 from collections import deque
 from collections.abc import Iterable, Mapping
+from html import escape
 from typing import Any
 
 from graphir.lanes import Spans
@@ -13,6 +14,19 @@ from graphir.plot import Series, curve
 MOST_SERIES, MOST_MOMENTS = 24, 60
 QUIET = ("step_done", "worked")
 """Events that come all the time."""
+
+
+def in_notebook(id: str, state: Mapping[str, Any], events: Iterable[Mapping[str, Any]]) -> str:
+    """A job as a notebook shows it: where it is, what went wrong, its scalars and its workers."""
+    story, error = Story(), state["error"]
+    story.take(events)
+    told = f"{state['step']:,} of {state['steps']:,} steps"
+    wrong = f"<pre>{escape(error['message'])}</pre>" if error else ""
+    return (
+        f"<div><p><b>Job {escape(id)}</b> {escape(state['status'])} "
+        f'<progress max="{state["steps"]}" value="{state["step"]}" aria-label="{told}"></progress> {told}</p>{wrong}'
+        f"{''.join(story.curves(state['steps']))}{story.lanes()}</div>"
+    )
 
 
 class Story:

@@ -8,7 +8,6 @@ whole. Chunk borders and the trees depend on the graph, the data and the chunk s
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from html import escape
 from itertools import pairwise
 from math import prod
 from typing import Literal, TypeAlias
@@ -18,6 +17,7 @@ from graphir.graph import Graph
 from graphir.partition.explain import explain
 from graphir.partition.minibatch import Minibatch
 from graphir.partition.picture import to_svg
+from graphir.sheet import in_notebook
 from graphir.types import TensorType
 
 Layout: TypeAlias = Literal["whole", "shard", "partial"]
@@ -176,7 +176,7 @@ class Plan:
         return self.to_svg()
 
     def _repr_html_(self) -> str:
-        return f"{self.to_svg()}<pre>{escape(self.to_text())}</pre>"
+        return in_notebook(self.to_svg(), self.to_text())
 
 
 def _widest(borders: tuple[int, ...]) -> int:
