@@ -298,5 +298,5 @@ def test_a_broken_plan_is_refused(rule: str) -> None:
 def test_a_plan_over_the_memory_limit_is_refused_with_advice() -> None:
     sizes = {"n": 10**6}
     with pytest.raises(gi.LimitError, match=r"chunk=\{'n': \d+\} would fit[\s\S]*test_partition.py"):
-        compile(GRAPHS["network"], sizes, chunk={"n": 10**6}, memory_limit=10**7)
-    assert compile(GRAPHS["network"], sizes, chunk={"n": 1000}, memory_limit=10**7).chunks == 1000
+        compile(GRAPHS["network"], sizes, chunk={"n": 10**6}, memory_limit=3 * 10**8)
+    assert compile(GRAPHS["network"], sizes, chunk={"n": 1000}, memory_limit=3 * 10**8).chunks == 1000
