@@ -31,7 +31,6 @@ from scheduler.job.batching import minibatch, resolved
 from scheduler.job.bell import Bell
 from scheduler.job.blobs import Blobs
 from scheduler.job.events import CancelRequested, Found, event_to_json
-from scheduler.job.recent import Recent
 from scheduler.job.seen import Record
 from scheduler.job.spec import ArrayFeed, DatasetFeed, parse_spec
 from scheduler.job.store import Store
@@ -44,6 +43,7 @@ from scheduler.plans import Plans
 from scheduler.running import LEASE_SECONDS, JobRunner
 from workers import machine
 from workers.fingerprint import fingerprint
+from workers.recent import Recent
 from workers.speeds import Measured
 
 POLL_SECONDS, DATABASE = 0.5, "jobs.sqlite"

@@ -9,10 +9,10 @@ from graphir.partition.cost import program_seconds
 from graphir.partition.data import CHUNKS
 from graphir.partition.minibatch import Minibatch
 from graphir.partition.plan import Plan
-from scheduler.job.recent import Recent
 from scheduler.limits import MAX_PLAN_NODES, MAX_PLANS
 from scheduler.memory import Room, check_memory
 from scheduler.pipeline import compile
+from workers.recent import Recent
 
 CHUNK_SECONDS = 2e-3
 """What a chunk of a batch should take at least by estimate, unless the caller says how large chunks are."""

@@ -266,10 +266,10 @@ def test_a_program_is_compiled_once_for_its_sizes() -> None:
     whole = pytest.importorskip("workers.backends.jax")
     x = gi.input("x", ("n",))
     graph = Graph({"y": gi.cumulative_sum(x * 3.0)})
-    before = set(whole._programs)
+    before = set(whole._programs._entries)
     for n in (3, 4, 3, 4):
         Executor(graph, "jax")({"x": np.ones(n)})
-    assert len(set(whole._programs) - before) == 2
+    assert len(set(whole._programs._entries) - before) == 2
 
 
 def test_a_profile_of_one_program() -> None:

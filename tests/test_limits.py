@@ -15,7 +15,7 @@ from graphir.client import Client, Job, connect
 from graphir.errors import JobCancelled, JobFailed, LimitError, QueueFull
 from scheduler import local
 from scheduler.job import line
-from scheduler.job.recent import Recent
+from workers.recent import Recent
 
 WAIT = 60.0
 

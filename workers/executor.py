@@ -5,9 +5,8 @@ use. Graphs with large values are evaluated in tiles (`tiling`); all others have
 """
 
 import os
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -22,14 +21,13 @@ from workers.bound import Bound, Call, Look
 from workers.footprint import has_large_values, peak_bytes
 from workers.profile import Profile, profiled
 from workers.program import Program, compiled
+from workers.recent import Recent
 from workers.tiles import Tiled
 from workers.tiling import Tiling, peak, tiling
 from workers.whole import Whole
 
 BOUND_PROGRAMS = 16
 """For how many sets of sizes a bound program is kept."""
-K = TypeVar("K")
-V = TypeVar("V")
 Form: TypeAlias = tuple[tuple[str, tuple[int, ...], np.dtype[Any]], ...]
 
 
@@ -55,16 +53,16 @@ class Executor:
         self._entire = backends.entire(backend)
         self._kernels = backends.load("numpy" if self._entire is not None else backend)
         self._loop, self._whole = (backends.compiler(backend, of) for of in ("loop", "whole"))
-        self._wholes: OrderedDict[tuple[Any, ...], Any] = OrderedDict()
+        self._wholes: Recent[tuple[Any, ...], Any] = Recent(BOUND_PROGRAMS)
         self._latest: Any = None
         self._slot = {node: k for k, node in enumerate(graph.nodes)}
         self._inputs = {name: self._slot[node] for name, node in graph.inputs.items()}
         self._outputs = [self._slot[node] for node in graph.outputs.values()]
         self._programs: dict[bool, Program] = {}
-        self._bound: OrderedDict[tuple[Any, ...], Bound | Tiled | Whole] = OrderedDict()
+        self._bound: Recent[tuple[Any, ...], Bound | Tiled | Whole] = Recent(BOUND_PROGRAMS)
         self._looks_at_offsets = any(node.op.located for node in graph.nodes)
-        self._forms: OrderedDict[Form, Mapping[str, int]] = OrderedDict()
-        self._tilings: OrderedDict[tuple[Any, ...], Tiling | None] = OrderedDict()
+        self._forms: Recent[Form, Mapping[str, int]] = Recent(BOUND_PROGRAMS)
+        self._tilings: Recent[tuple[Any, ...], Tiling | None] = Recent(BOUND_PROGRAMS)
 
     def __call__(
         self, feeds: Mapping[str, Any], *, sizes: Mapping[str, int] | None = None, check_finite: bool = False
@@ -106,7 +104,7 @@ class Executor:
         offsets: Mapping[str, int],
     ) -> dict[str, Array] | None:
         """The outputs of a small graph that the back-end compiles whole; None if it does not."""
-        found = _kept(self._wholes, self._key(sizes, offsets), lambda: compile_(self.graph, sizes, offsets))
+        found = self._wholes.made(self._key(sizes, offsets), lambda: compile_(self.graph, sizes, offsets))
         if found is None:
             return None
         if not offsets and self.memory_limit is None:
@@ -154,11 +152,12 @@ class Executor:
     ) -> tuple[Mapping[str, Array], Mapping[str, int]]:
         """As `bind`; feeds whose forms were bound before are taken as they are."""
         form = _form(feeds) if sizes is None else None
-        if form is not None and form in self._forms:
-            return feeds, self._forms[form]
+        known = self._forms.get(form) if form is not None else None
+        if known is not None:
+            return feeds, known
         bound = bind(self.graph, feeds, sizes)
         if form is not None and all(bound.arrays[name] is feeds[name] for name in feeds):
-            _kept(self._forms, form, lambda: bound.sizes)
+            self._forms.put(form, bound.sizes)
         return bound.arrays, bound.sizes
 
     def _compiled(self, *, fused: bool) -> Program:
@@ -171,7 +170,7 @@ class Executor:
         self, sizes: Mapping[str, int], offsets: Mapping[str, int], check_finite: bool
     ) -> Bound | Tiled | Whole:
         key = (check_finite, *self._key(sizes, offsets))
-        return _kept(self._bound, key, lambda: self._bind(sizes, offsets, check_finite))
+        return self._bound.made(key, lambda: self._bind(sizes, offsets, check_finite))
 
     def _key(self, sizes: Mapping[str, int], offsets: Mapping[str, int]) -> tuple[Any, ...]:
         """All that a program depends on beside the graph."""
@@ -201,7 +200,7 @@ class Executor:
             with collector.paused():
                 return tiling(self.graph, sizes, frugal=self._frugal)
 
-        return _kept(self._tilings, tuple(sorted(sizes.items())), made)
+        return self._tilings.made(tuple(sorted(sizes.items())), made)
 
     def _check_finite(self, call: Call, slots: list[Any]) -> None:
         if call.target < len(self.graph.nodes):
@@ -213,17 +212,6 @@ def _plain(array: Array) -> Array:
     """The same numbers in C order in an array of no other class, its dtype the one object that NumPy keeps for it."""
     plain, dtype = np.asarray(array, order="C"), np.dtype(array.dtype.name)
     return plain if plain.dtype is dtype else plain.view(dtype)
-
-
-def _kept(known: OrderedDict[K, V], key: K, make: Callable[[], V]) -> V:
-    """What is known under the key, made if nothing is; the ones used last are kept."""
-    if key in known:
-        known.move_to_end(key)
-    else:
-        known[key] = make()
-        while len(known) > BOUND_PROGRAMS:
-            known.popitem(last=False)
-    return known[key]
 
 
 def _form(feeds: Mapping[str, Any]) -> Form | None:

@@ -12,13 +12,14 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from functools import cache, lru_cache
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy._core._multiarray_umath import __cpu_features__  # what numpy.show_runtime tells
 
 from graphir.node import Array
-from workers import backends, blas
+from workers import blas
 
 PROTOCOL = 3
 
@@ -70,7 +71,7 @@ def fingerprint() -> Fingerprint:
         " ".join([platform.system(), platform.machine(), *platform.libc_ver()]),
         _probe(),
         _version("jaxlib"),
-        backends.compiler_name(),
+        _compiler(),
     )
 
 
@@ -84,6 +85,36 @@ def _version(distribution: str = "gradfleet") -> str:
         return metadata.version(distribution)
     except metadata.PackageNotFoundError:  # ours is run from its sources
         return "not installed"
+
+
+def _compiler() -> str:
+    """What compiled kernels' bits depend on: the compiler, which is not loaded for it, and the processor it compiles for."""
+    try:
+        return f"llvmlite {metadata.version('llvmlite')} {_processor()}"
+    except metadata.PackageNotFoundError:
+        return ""
+
+
+def _processor() -> str:
+    """The processor's model, by which compilers choose among instructions."""
+    wanted = (
+        "vendor_id",
+        "cpu family",
+        "model",
+        "stepping",
+        "CPU implementer",
+        "CPU architecture",
+        "CPU part",
+        "CPU variant",
+    )
+    known: dict[str, str] = {}
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            name, _, value = line.partition(":")
+            known.setdefault(name.strip(), value.strip())
+    except OSError:
+        return platform.processor()
+    return " ".join([known[name] for name in wanted if name in known]) or platform.processor()
 
 
 def _text(value: Any) -> str:

@@ -27,7 +27,6 @@ from scheduler.api.rules import Rules
 from scheduler.api.schemas import PlanRequest, ShapeFeed, Submission
 from scheduler.job.access import Access
 from scheduler.job.blobs import BlobMismatch, BlobMissing, Bytes
-from scheduler.job.recent import Recent
 from scheduler.job.seen import Record
 from scheduler.job.spec import ArrayFeed, DatasetFeed, SpecError
 from scheduler.job.store import UnknownJob
@@ -35,6 +34,7 @@ from scheduler.limits import MAX_GRAPH_NODES, MAX_GRAPHS
 from scheduler.local import EmbeddedService
 from workers.data import open_source
 from workers.data.fence import Fence
+from workers.recent import Recent
 
 _ID = re.compile(r"[0-9a-hjkmnp-tv-z]{26}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")

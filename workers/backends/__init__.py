@@ -58,15 +58,6 @@ def compiler(name: str, of: str) -> Callable[..., Any] | None:
     return found
 
 
-def compiler_name() -> str:
-    """What compiled kernels' bits depend on: the compiler and the processor it compiles for, or nothing where there is none."""
-    try:
-        found: str = import_module(f"{__name__}.llvm.build").target()
-    except ModuleNotFoundError:
-        return ""
-    return found
-
-
 def _module(name: str) -> Any:
     if name not in names():
         raise UnknownBackendError(f"there is no back-end {name!r}; the back-ends are {', '.join(names())}")

@@ -6,9 +6,9 @@ from collections.abc import Collection, Mapping
 from graphir.partition.live import LivePicture
 from graphir.partition.plan import Plan
 from graphir.story import Story
-from scheduler.job.recent import Recent
 from scheduler.job.seen import Record
 from scheduler.local import EmbeddedService
+from workers.recent import Recent
 
 MAX_STORIES, MAX_PLANS, MAX_NODES, MAX_PICTURES = 128, 64, 500_000, 64
 AT_ONCE = 20_000

@@ -5,8 +5,6 @@ those of the NumPy kernels within rounding (docs/backends.md), random bits to th
 configuration says, and that is left as it is. Checkpoints of scans are not used: every state is kept.
 """
 
-import threading
-from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -20,14 +18,14 @@ from graphir.graph import Graph
 from graphir.node import Array, Node, describe
 from workers.backends import UnsupportedOpError
 from workers.backends.jax.control import Refusals, Tracer, known
+from workers.recent import Recent
 
 PROGRAMS = 64
 """How many compiled programs are kept."""
 EMBEDDED_BYTES = 1 << 10
 """Larger constants are arguments of the program, not part of it."""
 
-_programs: "OrderedDict[tuple[Any, ...], _Program]" = OrderedDict()
-_lock = threading.Lock()
+_programs: "Recent[tuple[Any, ...], _Program]" = Recent(PROGRAMS)
 
 
 def check(graph: Graph) -> None:
@@ -44,13 +42,7 @@ def program(
 ) -> Callable[[Mapping[str, Array]], list[Array]]:
     """A function from the arrays of the inputs to those of the outputs. XLA has its own threads."""
     key = (graph.digest, tuple(graph.inputs), tuple(graph.outputs), tuple(sorted(sizes.items())))
-    with _lock:
-        found = _programs.get(key)
-        if found is None:
-            found = _programs[key] = _Program(graph, sizes)
-        _programs.move_to_end(key)
-        while len(_programs) > PROGRAMS:
-            _programs.popitem(last=False)
+    found = _programs.made(key, lambda: _Program(graph, sizes))
     places = found.places(offsets)
     return lambda arrays: found.run(arrays, places)
 

@@ -62,11 +62,6 @@ def _machine() -> _Machine:
     return _Machine()
 
 
-def target() -> str:
-    """The compiler's version and what it compiles for."""
-    return f"llvm {'.'.join(map(str, llvm.llvm_version_info))} {llvm.get_host_cpu_name()}"
-
-
 def has_feature(name: str) -> bool:
     """Whether code is made with this extension of the processor."""
     with _LOCK:  # there is to be one machine, whoever asks first

@@ -17,6 +17,9 @@ class Recent(Generic[K, V]):
         self._weight, self._lock = 0, threading.Lock()
         self._entries: OrderedDict[K, V] = OrderedDict()
 
+    def __len__(self) -> int:
+        return len(self._entries)
+
     def get(self, key: K) -> V | None:
         """The entry, used now; None if it is not here."""
         with self._lock:
@@ -24,6 +27,16 @@ class Recent(Generic[K, V]):
                 return None
             self._entries.move_to_end(key)
             return self._entries[key]
+
+    def made(self, key: K, make: Callable[[], V]) -> V:
+        """The entry, made if there is none; if threads need it at once, each may make it, and one is kept."""
+        with self._lock:
+            if key in self._entries:
+                self._entries.move_to_end(key)
+                return self._entries[key]
+        value = make()
+        self.put(key, value)
+        return value
 
     def put(self, key: K, value: V) -> None:
         """Keep an entry."""
