@@ -67,10 +67,10 @@ class _Compiler:
 
     def program(self, items: Sequence[Item]) -> Program:
         for item in items:
-            if isinstance(item, Group) and len(item.nodes) > 1:
-                self._group(item)
+            if isinstance(item, Node):
+                self._node(item)
             else:
-                self._node(item.nodes[0] if isinstance(item, Group) else item)
+                self._group(item)
         last = {source: position for position, call in enumerate(self._calls) for source in call[2]}
         dead: dict[int, list[int]] = {}
         for slot, position in last.items():
@@ -108,6 +108,9 @@ class _Compiler:
 
     def _group(self, group: Group) -> None:
         loop = self._loop(group) if self._loop is not None else None
+        if loop is None and len(group.nodes) == 1:
+            self._node(group.nodes[0])
+            return
         blocked = Blocked(group, {node: self._kernels(node.op) for node in group.nodes}, self._threads, loop)
         first = group.outputs[0]
         sources = tuple([self._slot[i] for i in blocked.inputs])

@@ -68,6 +68,13 @@ def has_feature(name: str) -> bool:
         return f"+{name}" in _machine().features.split(",")
 
 
+def vector_bytes() -> int:
+    """The width of this processor's vectors; 0 if it cannot multiply and add in one step."""
+    if not has_feature("fma") and not has_feature("neon"):
+        return 0
+    return 64 if has_feature("avx512f") else 32 if has_feature("avx2") else 16
+
+
 def address(text: str) -> int:
     """Of the function whose name is @RUN in the text; made once in a process."""
     with _LOCK:
