@@ -262,7 +262,10 @@ def test_a_profile_tells_of_each_tile(backend: str) -> None:
     found = tiling.tiling(graph, {})
     assert found is not None
     profile = run.profile(values, runs=1)
-    assert sum(entry.name == "matmul" for entry in profile.entries) == 2 * len(found.tiles)
+    if backend == "numpy":
+        assert sum(entry.name == "matmul" for entry in profile.entries) == 2 * len(found.tiles)
+    else:  # a tile is one function
+        assert sum("matmul" in entry.name and entry.nodes > 9 for entry in profile.entries) == len(found.tiles)
     assert same_bits(run(values), expected)
     for name, value in evaluate(graph, values).items():
         np.testing.assert_allclose(expected[name], value, rtol=1e-10, atol=1e-13)

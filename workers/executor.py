@@ -52,7 +52,7 @@ class Executor:
         backends.check(backend, graph)
         self._entire = backends.entire(backend)
         self._kernels = backends.load("numpy" if self._entire is not None else backend)
-        self._loop, self._whole = (backends.compiler(backend, of) for of in ("loop", "whole"))
+        self._loop, self._whole, self._stream = (backends.compiler(backend, of) for of in ("loop", "whole", "stream"))
         self._wholes: Recent[tuple[Any, ...], Any] = Recent(BOUND_PROGRAMS)
         self._latest: Any = None
         self._slot = {node: k for k, node in enumerate(graph.nodes)}
@@ -183,7 +183,7 @@ class Executor:
         tiled = None if check_finite else self._tiling(sizes)
         if tiled is not None:
             with collector.paused():
-                return Tiled(tiled, self._kernels, self._workers, sizes, offsets, self._loop)
+                return Tiled(tiled, self._kernels, self._workers, sizes, offsets, self._loop, self._stream)
         program = self._compiled(fused=not check_finite and has_large_values(self.graph, sizes))
         with collector.paused():
             return Bound(program, self._inputs, self._outputs, sizes, offsets, check_finite=check_finite)

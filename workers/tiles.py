@@ -21,6 +21,7 @@ from workers.footprint import has_large_values
 from workers.program import Program, compiled
 from workers.tiling import Tiling
 from workers.tree import Tree, chunk_range, joined
+from workers.whole import Streamed
 
 Join: TypeAlias = Callable[[Array, Array], Array]
 
@@ -36,13 +37,14 @@ class Tiled:
         sizes: Mapping[str, int],
         offsets: Mapping[str, int],
         loop: Callable[..., Any] | None = None,
+        stream: Callable[..., Any] | None = None,
     ) -> None:
         plan = tiling.plan
         self.sizes = {**sizes, **plan.widest([tiling.cut])}
         self._outputs = [plan.outputs[name] for name in plan.graph.outputs]
         combines = {step.reads[0].value: step for step in plan.steps if step.kind == "combine"}
         bindings = _Bindings(
-            tiling, kernels, loop, self.sizes, {**offsets, tiling.cut: _offset(tiling.whole, sizes, offsets)}
+            tiling, kernels, (loop, stream), self.sizes, {**offsets, tiling.cut: _offset(tiling.whole, sizes, offsets)}
         )
         self._steps: list[tuple[_Map | _Single, list[str]]] = []
         last = {read.value: number for number, step in enumerate(plan.steps) for read in step.reads}
@@ -72,11 +74,11 @@ class _Bindings:
         self,
         tiling: Tiling,
         kernels: backends.Kernels,
-        loop: Callable[..., Any] | None,
+        compilers: tuple[Callable[..., Any] | None, Callable[..., Any] | None],
         sizes: Mapping[str, int],
         offsets: Mapping[str, int],
     ) -> None:
-        self.plan, self.cut, self.kernels, self._loop = tiling.plan, tiling.cut, kernels, loop
+        self.plan, self.cut, self.kernels, (self._loop, self._stream) = tiling.plan, tiling.cut, kernels, compilers
         self.sizes, self.offsets = sizes, offsets
         self.tiles = tiling.tiles
         self.local = dims.local(tiling.cut)
@@ -89,10 +91,13 @@ class _Bindings:
     def single(self, step: Step) -> Bound:
         return self._bound(step, self.program(step, self.sizes), self.sizes, self.offsets)
 
-    def each(self, step: Step) -> list[Bound]:
+    def each(self, step: Step) -> "list[Bound | Streamed]":
         """A binding for each tile."""
         located = any(node.op.located for node in step.program.nodes)
-        known: dict[tuple[int, int], Bound] = {}
+        known: dict[tuple[int, int], Bound | Streamed] = {}
+        stream = None
+        if self._stream is not None and not located:
+            stream = self._stream(step.program, step.writes, self.local, self.sizes, self.offsets)
         program = self.program(step, {**self.sizes, self.local: max(end - begin for begin, end in self.tiles)})
         found = []
         for begin, end in self.tiles:
@@ -100,7 +105,8 @@ class _Bindings:
             if key not in known:
                 sizes = {**self.sizes, self.local: end - begin}
                 offsets = {**self.offsets, self.local: self.offsets[self.cut] + begin}
-                known[key] = self._bound(step, program, sizes, offsets)
+                bound = self._bound(step, program, sizes, offsets)
+                known[key] = bound if stream is None else Streamed(step.program, stream, bound)
             found.append(known[key])
         return found
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 
 from graphir.graph import Graph
 from graphir.node import Array
-from workers.bound import Call, Look
+from workers.bound import Bound, Call, Look
 
 Run = Callable[[Mapping[str, Array]], list[Array]]
 
@@ -27,3 +27,12 @@ class Whole:
         if look is not None:
             look(self._call, [*(arrays[name] for name in self._inputs), made])
         return made
+
+
+class Streamed(Whole):
+    """A tile that compiled code evaluates, unless it has an argument out of range: `otherwise` does that."""
+
+    def __init__(
+        self, graph: Graph, run: Callable[[Mapping[str, Array]], list[Array] | None], otherwise: Bound
+    ) -> None:
+        super().__init__(graph, lambda arrays: run(arrays) or otherwise.run(arrays))

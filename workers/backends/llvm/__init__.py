@@ -14,6 +14,7 @@ from workers.backends import numpy
 from workers.backends.llvm import correlate, pooling
 from workers.backends.llvm.loops import loop
 from workers.backends.llvm.narrow import matmul
+from workers.backends.llvm.stream import stream
 from workers.backends.llvm.whole import whole
 
 _OWN: dict[str, Callable[..., Array]] = {
@@ -27,4 +28,4 @@ def kernel(op: Op) -> Callable[..., Array]:
     return _OWN.get(op.name) or numpy.kernel(op)
 
 
-__all__ = ["kernel", "loop", "whole"]
+__all__ = ["kernel", "loop", "stream", "whole"]

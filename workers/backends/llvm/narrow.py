@@ -13,10 +13,8 @@ import numpy as np
 
 from graphir.node import Array
 from workers.backends.llvm import build
-from workers.backends.llvm.panels import text
+from workers.backends.llvm.panels import MOST_COLUMNS, registers, text
 
-MOST_COLUMNS = {"rows": 12, "sums": 16}
-"""With more, BLAS is as fast."""
 LONG = 256
 """Of one column with so many terms BLAS packs nothing."""
 LEAST = 1 << 12
@@ -84,5 +82,4 @@ def _compiled(kind: str, dtype: str, terms: int, columns: int) -> tuple[Callable
     lanes = width // np.dtype(dtype).itemsize
     if not width:
         return None, lanes
-    registers = 24 if width == 64 else 12
-    return _FUNCTION(build.address(text(kind, dtype, terms, columns, lanes, registers))), lanes
+    return _FUNCTION(build.address(text(kind, dtype, terms, columns, lanes, registers(width)))), lanes

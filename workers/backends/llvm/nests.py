@@ -51,8 +51,8 @@ class Nests:
         self._known = before
 
     @contextmanager
-    def loop(self, size: int) -> Iterator[str]:
-        """The positions from 0 to size - 1."""
+    def loop(self, size: int | str) -> Iterator[str]:
+        """The positions from 0 to size - 1; a size that is no number is known when the code runs, and not 0."""
         if size == 1:
             yield "0"
             return
@@ -101,7 +101,7 @@ class Nests:
     def _write(self, node: Node, index: Index) -> None:
         shape = self._shapes[node]
         if len(index) < len(shape):
-            with self.loop(shape[len(index)]) as position:
+            with self.loop(self.extent(node, len(index))) as position:
                 self._write(node, (*index, position))
             return
         value = self._reduced(node, index) if node.op.name in _TOTALS else self._computed(node, index)
@@ -161,6 +161,10 @@ class Nests:
     def shape(self, node: Node) -> tuple[int, ...]:
         return self._shapes[node]
 
+    def extent(self, node: Node, axis: int) -> int | str:
+        """Up to where loops over an axis go."""
+        return self._shapes[node][axis]
+
     # ---- reductions ----
 
     def _reduced(self, node: Node, index: Index) -> str:
@@ -190,7 +194,7 @@ class Nests:
         if axis == len(shape):
             add(self.value(source, inner))
         elif axis in axes:
-            with self.loop(shape[axis]) as position:
+            with self.loop(self.extent(source, axis)) as position:
                 self._over(node, index, (*inner, position), add)
         else:
             kept = sum(1 for other in range(axis) if other not in axes)

@@ -8,22 +8,34 @@ from collections.abc import Sequence
 
 from workers.backends.llvm.code import TYPES, Code
 
+MOST_COLUMNS = {"rows": 12, "sums": 16}
+"""With more, BLAS is as fast."""
 BLOCK_BYTES = 1 << 18
 """Of x, in a block of rows."""
 
 
 def text(kind: str, dtype: str, terms: int, columns: int, lanes: int, registers: int) -> str:
     """A function of x, the bytes from row to row, y, the result, and the number of rows."""
+    declared, lines = function("@RUN", kind, dtype, terms, columns, lanes, registers)
+    return "\n".join([*sorted(declared), *lines])
+
+
+def function(
+    name: str, kind: str, dtype: str, terms: int, columns: int, lanes: int, registers: int
+) -> tuple[set[str], list[str]]:
+    """What it needs declared, and its lines."""
     panel = _Panel(dtype, terms, columns, lanes)
     if kind == "rows":
         panel.rows(max(1, min(registers, 16) // columns if columns < 8 else registers // columns))
     else:
         panel.sums(max(1, registers // columns))
-    return "\n".join([
-        *sorted(panel.code.declared),
-        "define void @RUN(ptr noalias %x, i64 %step, ptr noalias %y, ptr noalias %out, i64 %rows) nounwind {",
-        "entry:", *panel.code.lines, "  ret void", "}",
-    ])  # fmt: skip
+    head = f"define void {name}(ptr noalias %x, i64 %step, ptr noalias %y, ptr noalias %out, i64 %rows) nounwind {{"
+    return panel.code.declared, [head, "entry:", *panel.code.lines, "  ret void", "}"]
+
+
+def registers(width: int) -> int:
+    """How many running totals there may be, of so many bytes each."""
+    return 24 if width == 64 else 12
 
 
 class _Panel:
@@ -166,6 +178,8 @@ class _Panel:
         totals = loop.carried if loop else zeros
         if loop:
             at = c.two("mul", "i64", loop.position, str(self.lanes * self.size))
+            for source in sources if columns > 2 else ():
+                self.fetch(self.place(self.place(source, c.two("mul", "i64", "%step", str(count))), at))
             totals = self._multiplied([self.load(self.place(source, at)) for source in sources], at, totals)
             loop.close(totals)
             totals = loop.results
