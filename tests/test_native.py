@@ -37,7 +37,9 @@ ULPS = {
     "cos": 1.0,
     "erf": 4.0,
 }
-"""What docs/kernels.md says of float64; float32 is rounded from float64 and stays within 0.6."""
+"""What docs/kernels.md says of float64."""
+SINGLE_ULPS = {"exp": 1.0, "expm1": 2.0, "tanh": 2.0, "log": 1.0, "log1p": 1.0}
+"""And of float32; what is not here is rounded from float64 and stays within 0.6."""
 
 
 def compiled(node: Node, arrays: list[np.ndarray]) -> np.ndarray:
@@ -144,7 +146,7 @@ def errors(name: str, dtype: str, count: int) -> float:
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_errors_of_vector_functions_are_bounded(name: str, dtype: str) -> None:
-    assert errors(name, dtype, 150) <= (ULPS[name] if dtype == "float64" else 0.6)
+    assert errors(name, dtype, 150) <= (ULPS[name] if dtype == "float64" else SINGLE_ULPS.get(name, 0.6))
 
 
 def chain(x: gi.Expr, row: gi.Expr, column: gi.Expr) -> gi.Expr:

@@ -26,7 +26,7 @@ def function(
     """What it needs declared, and its lines."""
     panel = _Panel(dtype, terms, columns, lanes)
     if kind == "rows":
-        panel.rows(max(1, min(registers, 16) // columns if columns < 8 else registers // columns))
+        panel.rows(max(1, 16 // columns, registers // columns if columns > 2 else 1))
     else:
         panel.sums(max(1, registers // columns))
     head = f"define void {name}(ptr noalias %x, i64 %step, ptr noalias %y, ptr noalias %out, i64 %rows) nounwind {{"

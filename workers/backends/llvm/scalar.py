@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from graphir.node import Node
+from workers.backends.llvm import single
 from workers.backends.llvm.code import BITS, TYPES, Code, number
 from workers.backends.llvm.vector import FUNCTIONS
 
@@ -67,6 +68,8 @@ def _function(c: Code, name: str, type_: str, x: str) -> str:
     make, long, short = FUNCTIONS[name]
     if type_ == "double":
         return make(c, x, long)
+    if name in single.FUNCTIONS:
+        return single.FUNCTIONS[name](c, x)
     return c.make(f"fptrunc double {make(c, c.make(f'fpext float {x} to double'), short)} to float")
 
 

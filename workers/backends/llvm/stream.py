@@ -108,7 +108,7 @@ class _Text:
             wide = node.type.rank > 1
             if wide and node.op.axes is elementwise_axes:
                 chosen.update([i for i in node.inputs if i.op.name == "broadcast" and i.inputs[0].type.rank])
-            if wide and node.op.name in FUNCTIONS:
+            if node.op.name in FUNCTIONS:  # of which a sum's loop may make no vectors
                 chosen.add(node)
         return [node for node in self.parts.rows if node in chosen and node.op.name != "input"]
 

@@ -1,6 +1,6 @@
 """exp, log, sin and their kin as straight code without branches or tables, so that LLVM makes vector code of it.
 
-All are evaluated in float64, for float32 with shorter series. Arguments are reduced as usual (a multiple of ln 2 or pi/2 in two or
+All are evaluated in float64, for float32 with shorter series where `single` has none of its own. Arguments are reduced as usual (a multiple of ln 2 or pi/2 in two or
 three parts, each product with one rounding); the series are Taylor's. Special values, signed zeros and denormals come out as C99 says. Errors in
 docs/kernels.md are measured by tests/test_native.py. sin and cos call arguments beyond FAR suspect: numpy's kernels do those.
 """
