@@ -12,7 +12,7 @@ from graphir import walk
 from graphir.graph import Graph
 from graphir.interpret import joint_kernel
 from graphir.node import Node
-from workers import backends
+from workers import backends, products
 from workers.backends.numpy.loops import Loop
 from workers.backends.numpy.repeat import Repeat
 from workers.blocks import Blocked
@@ -104,7 +104,10 @@ class _Compiler:
             first, k = self._picks[node]
             self._calls.append((node, itemgetter(k), (self._shared[first],), self._slot[node], False))
         elif node.op.name != "input":
-            self._calls.append((node, self._kernels(node.op), sources, self._slot[node], bool(node.attrs)))
+            kernel = self._kernels(node.op)
+            if node.op.name in products.MADE:
+                kernel = products.MADE[node.op.name](kernel, self._threads)
+            self._calls.append((node, kernel, sources, self._slot[node], bool(node.attrs)))
 
     def _group(self, group: Group) -> None:
         loop = self._loop(group) if self._loop is not None else None

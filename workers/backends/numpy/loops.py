@@ -6,6 +6,7 @@ memory orders are those of the reference, and so are the bits.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from math import prod
 from typing import Any
 
@@ -15,7 +16,7 @@ from graphir.control.steps import Layout, in_order
 from graphir.errors import GraphError
 from graphir.interpret import BoundBody, joint_kernel, kernel_error
 from graphir.node import Array, Node
-from workers import generated
+from workers import blas, generated
 
 BUFFER_BYTES, BUFFERS_BYTES = 1 << 18, 1 << 22
 """How much memory a value of a step, and all of them, may keep from step to step."""
@@ -23,6 +24,8 @@ SHORT = 4
 """Fewer steps are not worth planning."""
 MOST_NODES = 400
 """Larger bodies are not made into a function."""
+SMALL_PRODUCT = 1 << 22
+"""Multiplications of a product of a step, below which two threads of BLAS wait for one another longer than they save."""
 
 
 WHOLE, REPEATED, STRANGE = "whole", "repeated", "strange"
@@ -75,6 +78,12 @@ class _Planned:
         self.varying = varying
         self._place()
         self._function, self._lines = self._made()
+        self._alone = all(self._multiplications(group[0]) < SMALL_PRODUCT for group, *_ in self.steps)
+
+    def _multiplications(self, node: Node) -> int:
+        if node.op.name != "matmul":
+            return 0
+        return prod(self.body.shape(node.type)) * self.body.shape(node.inputs[0].type)[-1]
 
     # ---- where values are written ----
 
@@ -264,7 +273,8 @@ class _Planned:
 
     def _run(self, steps: Any, given: Sequence[Any]) -> list[Any]:
         try:
-            found: list[Any] = self._function(steps, *given)
+            with blas.threads(1) if self._alone else nullcontext():
+                found: list[Any] = self._function(steps, *given)
         except Exception as error:  # noqa: BLE001
             line, variables = generated.failure(error, self._function)
             typed = self._typed(self._lines[line], error, variables.get("at", 0))
