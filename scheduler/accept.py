@@ -50,6 +50,14 @@ def check_options(graph: Graph, feeds: Feeds, options: Mapping[str, Any]) -> Non
     backends.check(options.get("backend", "numpy"), graph)
 
 
+def with_backend(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options with a back-end's name for "auto": what a job keeps, so that its bits do not depend on what is installed later."""
+    given = dict(options)
+    if "backend" in given:
+        given["backend"] = backends.resolved(given["backend"])
+    return given
+
+
 def _check_carry(graph: Graph, feeds: Feeds, name: str, output: str) -> None:
     if name not in graph.inputs:
         raise SpecError(f"carry names input {name!r}; the graph's inputs are {list(graph.inputs)}")

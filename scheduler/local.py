@@ -22,7 +22,7 @@ from graphir.graph import Graph
 from graphir.node import Array
 from graphir.partition.minibatch import Minibatch
 from graphir.partition.plan import Plan
-from scheduler.accept import bytes_of, check_options, ready, sizes_of
+from scheduler.accept import bytes_of, check_options, ready, sizes_of, with_backend
 from scheduler.driver.calibration import calibrate, keep, kept, rehearse
 from scheduler.driver.loop import Prepared
 from scheduler.driver.pool import Pool
@@ -109,7 +109,7 @@ class EmbeddedService:
     def _submit(self, graph: Graph, feeds: Mapping[str, Any], options: Mapping[str, Any], owner: str) -> str:
         values = ready(graph, feeds)
         sizes = sizes_of(graph, values)
-        options = resolved(graph, sizes, options)
+        options = with_backend(resolved(graph, sizes, options))
         check_options(graph, values, options)
         self._check_room(bytes_of(values))
         self._plans.of(graph, sizes, options, _batch(graph, sizes, options), self._room(options.get("carry")))

@@ -21,6 +21,7 @@ from graphir.interpret import evaluate
 from graphir.node import REGISTRY, Node, Op
 from graphir.ops.random import random_bits
 from graphir.ops.sources import input_, iota, literal
+from scheduler.accept import with_backend
 from workers import backends
 from workers.executor import Executor
 
@@ -279,3 +280,17 @@ def test_a_profile_of_one_program() -> None:
     (entry,) = profile.entries
     assert entry.nodes == 3
     assert entry.bytes == 30 * 4 * 8 + 8
+
+
+def test_auto_is_what_is_installed_and_a_job_keeps_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("llvmlite")
+    x = gi.input("x", ("n",))
+    graph, feeds = Graph({"y": gi.exp(x) * gi.tanh(x)}), {"x": np.linspace(-3, 3, 100_001)}
+    assert with_backend({"backend": "auto", "steps": 3}) == {"backend": "llvm", "steps": 3}
+    assert with_backend({"steps": 3}) == {"steps": 3}
+    compiled, plain = Executor(graph, "llvm")(feeds)["y"], Executor(graph, "numpy")(feeds)["y"]
+    assert compiled.tobytes() != plain.tobytes()
+    assert Executor(graph, "auto")(feeds)["y"].tobytes() == compiled.tobytes()
+    monkeypatch.setattr(backends, "find_spec", lambda name: None)
+    assert with_backend({"backend": "auto"}) == {"backend": "numpy"}
+    assert Executor(graph, "auto")(feeds)["y"].tobytes() == plain.tobytes()

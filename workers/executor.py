@@ -32,7 +32,7 @@ Form: TypeAlias = tuple[tuple[str, tuple[int, ...], np.dtype[Any]], ...]
 
 
 class Executor:
-    """A callable on feeds. backend: whose kernels; threads: for tiles, fused groups and BLAS, by default one a core.
+    """A callable on feeds. backend: whose kernels ("auto": the fastest that are installed); threads: for tiles, fused groups and BLAS, by default one a core.
 
     memory_limit: bytes that values may take at once, by estimate; LimitError before anything runs if it is more.
     frugal: in tiles only where one thread takes no more memory than `footprint.peak_bytes` says of the graph.
@@ -49,6 +49,7 @@ class Executor:
     ) -> None:
         heap.keep_freed()
         self.graph, self.threads, self.memory_limit, self._frugal = graph, threads, memory_limit, frugal
+        backend = backends.resolved(backend)
         backends.check(backend, graph)
         self._entire = backends.entire(backend)
         self._kernels = backends.load("numpy" if self._entire is not None else backend)

@@ -3,13 +3,14 @@
 A back-end module has a function `kernel(op)` that gives an op's kernel, and may have `loop(group)`, which gives a fused
 group as compiled code or None, and `whole(graph, sizes, offsets)`, which does so with a small graph. Or it runs every graph as one
 program: `program(graph, sizes, offsets, threads)` gives a function from the inputs' arrays, by name, to the outputs', and
-`check(graph)` refuses what it lacks. If it needs a library, the library is an extra of the distribution with the back-end's name.
+`check(graph)` refuses what it lacks. "auto" stands for the fastest that is installed; whoever keeps a name resolves it first. If it needs a library, the library is an extra of the distribution with the back-end's name.
 """
 
 import pkgutil
 from collections.abc import Callable
 from functools import cache
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 from graphir.errors import GraphError
@@ -27,6 +28,13 @@ class UnknownBackendError(GraphError):
 def names() -> tuple[str, ...]:
     """The back-ends there are: the modules of this package."""
     return tuple(sorted(module.name for module in pkgutil.iter_modules(__path__)))
+
+
+def resolved(name: str) -> str:
+    """A back-end's name for "auto": compiled kernels where their library is installed, else NumPy's; any other name as it is."""
+    if name != "auto":
+        return name
+    return "llvm" if find_spec("llvmlite") is not None else "numpy"
 
 
 class UnsupportedOpError(GraphError):
