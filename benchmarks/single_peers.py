@@ -69,9 +69,9 @@ class Ours(Peer):
         if w.kind == "hessian":
             return self._hessian(w, a)
         graph = our_graph(w, a)
-        executor = Executor(graph, self.backend)
-        self._profile = lambda: executor.profile({name: a[name] for name in graph.inputs}).to_text(LINES)
-        return lambda: list(executor({name: a[name] for name in graph.inputs}).values())
+        executor, feeds = Executor(graph, self.backend), {name: a[name] for name in graph.inputs}
+        self._profile = lambda: executor.profile(feeds).to_text(LINES)
+        return lambda: list(executor({**feeds}).values())
 
     def profile(self) -> str:
         return self._profile()

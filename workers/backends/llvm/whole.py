@@ -52,10 +52,13 @@ def whole(graph: Graph, sizes: Mapping[str, int], offsets: Mapping[str, int]) ->
 
 
 def _text(nests: Nests, shapes: Sequence[tuple[int, ...]], inputs: int) -> str:
-    """0 if all went well, 1 if an array is not as expected, 2 if some argument is out of range."""
+    """A built-in function of Python: it gives 0 if all went well, 1 if an array is not as expected, 2 if some argument is out of range."""
     names = range(len(shapes))
     data = [line for k in names for line in (
         f"  %h{k} = getelementptr i8, ptr %a{k}, i64 {_DATA}", f"  %d{k} = load ptr, ptr %h{k}"
+    )]  # fmt: skip
+    arrays = [line for k in names for line in (
+        f"  %e{k} = getelementptr ptr, ptr %given, i64 {k}", f"  %a{k} = load ptr, ptr %e{k}"
     )]  # fmt: skip
     checks = [line for k in range(inputs) for line in _check(k, shapes[k])]
     good = "true"
@@ -67,10 +70,12 @@ def _text(nests: Nests, shapes: Sequence[tuple[int, ...]], inputs: int) -> str:
         f"define internal i64 @work({', '.join([f'ptr noalias %d{k}' for k in names])}) noinline nounwind {{",
         "entry:", "  %suspect = alloca i64", "  store i64 0, ptr %suspect", *nests.entry,
         *nests.code.lines, "  %seen = load i64, ptr %suspect", "  %result = shl i64 %seen, 1", "  ret i64 %result", "}",
-        f"define i64 @RUN({', '.join([f'ptr %a{k}' for k in names])}) nounwind {{",
-        "entry:", *checks, f"  br i1 {good}, label %run, label %other",
-        "run:", *data, f"  %result = call i64 @work({', '.join([f'ptr %d{k}' for k in names])})", "  ret i64 %result",
-        "other:", "  ret i64 1", "}",
+        "declare ptr @PyLong_FromSsize_t(i64)", "define ptr @RUN(ptr %self, ptr %given, i64 %count) nounwind {",
+        "entry:", *arrays, *checks, f"  br i1 {good}, label %run, label %other",
+        "run:", *data, f"  %result = call i64 @work({', '.join([f'ptr %d{k}' for k in names])})", "  br label %end",
+        "other:", "  br label %end",
+        "end:", "  %code = phi i64 [%result, %run], [1, %other]",
+        "  %told = call ptr @PyLong_FromSsize_t(i64 %code)", "  ret ptr %told", "}",
     ])  # fmt: skip
 
 
@@ -93,8 +98,7 @@ def _check(k: int, shape: tuple[int, ...]) -> list[str]:
 def _function(graph: Graph, outputs: Sequence[Node], shapes: Mapping[Node, tuple[int, ...]], address: int) -> Whole:
     """As Python code, since a call is to cost no more than it must."""
     count = len(graph.inputs) + len(outputs)
-    call = ctypes.PYFUNCTYPE(ctypes.c_int64, *[ctypes.py_object] * count)(address)
-    names: dict[str, Any] = {"call": call, "ndarray": np.ndarray, "empty": np.empty}
+    names: dict[str, Any] = {"call": build.builtin(address), "ndarray": np.ndarray, "empty": np.empty}
     lines = ["def run(feeds):", f" if len(feeds) != {len(graph.inputs)}: return None"]
     for k, (name, node) in enumerate(graph.inputs.items()):
         names[f"t{k}"] = np.dtype(node.type.dtype.name)
