@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 import graphir as gi
 from graphir.errors import GraphError
@@ -151,3 +152,33 @@ def test_a_graph_of_nodes_only() -> None:
     values = np.linspace(-7, 7, 40_001)
     found = Executor(Graph({"value": node}), "llvm")({"x": values})["value"]
     np.testing.assert_allclose(found, REGISTRY["erf"].kernel(-values), rtol=2e-15)
+
+
+def shifted(x: gi.Expr, kinds: list[int]) -> gi.Expr:
+    """Differences and products of a vector's parts, some of them one after the other."""
+    for kind in kinds:
+        n = int(x.shape[0])
+        if n < 6:
+            break
+        x = [
+            lambda v: v[1:] * v[:-1],
+            lambda v: gi.square(v[1:] - gi.square(v[:-1])) + v[:-1],
+            lambda v: v[2:] - 2 * v[1:-1] + v[:-2],
+            lambda v, n=n: v[: n // 2] * v[n - n // 2 :],
+            lambda v, n=n: v[::2][: n // 2] * v[1::2][: n // 2],
+            lambda v: gi.concat([v[3:], v[:2]], axis=0) * gi.concat([v[:1], v[2:]], axis=0),
+        ][kind](x)
+    return gi.sum(gi.square(x))
+
+
+@settings(max_examples=60, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+@given(st.integers(4, 80), st.lists(st.integers(0, 5), min_size=1, max_size=3))
+def test_gradients_of_shifted_parts_agree_with_the_reference(n: int, kinds: list[int]) -> None:
+    x = gi.input("x", (n,))
+    value = shifted(x, kinds)
+    slope = gi.grad(value, [x])[0]
+    graph = gi.Graph({"value": value, "slope": slope, "second": gi.grad(gi.sum(gi.square(slope)), [x])[0]})
+    values = np.random.default_rng(n).random(n)
+    found, wanted = Executor(graph, "llvm")({"x": values}), gi.evaluate(graph, {"x": values})
+    for name, expected in wanted.items():
+        np.testing.assert_allclose(found[name], expected, rtol=1e-9, atol=1e-9, err_msg=name)

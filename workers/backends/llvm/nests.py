@@ -77,26 +77,37 @@ class Nests:
             c.say(f"store i64 {seen}, ptr %suspect")
         c.suspect.clear()
 
-    def either(self, condition: str, type_: str, then: Callable[[], str], other: Callable[[], str]) -> str:
-        """One of two values, of which the other is not computed."""
-        c = self.code
-        labels = [self.label(name) for name in ("then", "else", "end")]
-        room = self.room(type_)
-        c.say(f"br i1 {condition}, label %{labels[0]}, label %{labels[1]}")
-        for label, make in zip(labels, (then, other), strict=False):
-            c.say(f"{label}:")
-            with self._scope():
-                c.say(f"store {type_} {make()}, ptr {room}")
-                self._note_suspects()
-            c.say(f"br label %{labels[2]}")
-        c.say(f"{labels[2]}:")
-        return c.make(f"load {type_}, ptr {room}")
-
     def write(self, node: Node) -> None:
-        """Compute a node's value into its place."""
+        """Compute a node's value into its place.
+
+        What is put together of parts is written part by part: of loops with conditions on the position LLVM's vectoriser made wrong code.
+        """
         with self._scope():
-            self._write(node, ())
+            if node.op.name in _PARTS:
+                _PARTS[node.op.name](self, node, self._attributes[node])
+            else:
+                self._write(node, ())
             self._note_suspects()
+
+    def fill(self, node: Node, index: Index = ()) -> None:
+        """Zeros everywhere."""
+        shape, dtype = self._shapes[node], node.type.dtype.name
+        if len(index) < len(shape):
+            with self.loop(self.extent(node, len(index))) as position:
+                self.fill(node, (*index, position))
+            return
+        at = self.code.element(self.places[node], dtype, Nests.offset(self, shape, index))
+        self.code.store(at, dtype, number(0, TYPES[dtype]))
+
+    def put(self, node: Node, source: Node, where: Callable[[Index], Index], index: Index = ()) -> None:
+        """The elements of a part at other positions of the whole."""
+        if len(index) < len(self._shapes[source]):
+            with self.loop(self.extent(source, len(index))) as position:
+                self.put(node, source, where, (*index, position))
+            return
+        dtype, value = node.type.dtype.name, self.value(source, index)
+        offset = Nests.offset(self, self._shapes[node], where(index))
+        self.code.store(self.code.element(self.places[node], dtype, offset), dtype, value)
 
     def _write(self, node: Node, index: Index) -> None:
         shape = self._shapes[node]
@@ -267,36 +278,22 @@ def _flip(n: Nests, node: Node, index: Index, given: _Attributes) -> str:
     return n.value(node.inputs[0], _at(index, axis, position))
 
 
-def _place(n: Nests, node: Node, index: Index, given: _Attributes) -> str:
-    c, axis, step = n.code, given["axis"], given["step"]
-    type_, length = TYPES[node.type.dtype.name], n.shape(node.inputs[0])[axis]
-    moved = n.whole_number("sub", index[axis], given["start"])
-    inside = c.compare("ult", "i64", moved, str((length - 1) * step + 1))
-    if step != 1:
-        inside = c.two("and", "i1", inside, c.compare("eq", "i64", n.whole_number("urem", moved, step), "0"))
-    at = _at(index, axis, moved)
+def _place(n: Nests, node: Node, given: _Attributes) -> None:
+    axis = given["axis"]
 
-    def value() -> str:
-        return n.value(node.inputs[0], _at(at, axis, n.whole_number("udiv", moved, step)))
+    def where(index: Index) -> Index:
+        position = n.whole_number("mul", index[axis], given["step"])
+        return _at(index, axis, n.whole_number("add", position, given["start"]))
 
-    return n.either(inside, type_, value, lambda: number(0, type_))
+    n.fill(node)
+    n.put(node, node.inputs[0], where)
 
 
-def _concat(n: Nests, node: Node, index: Index, given: _Attributes) -> str:
-    axis, type_ = given["axis"], TYPES[node.type.dtype.name]
-
-    def part(k: int, begin: int) -> str:
-        source = node.inputs[k]
-
-        def value() -> str:
-            return n.value(source, _at(index, axis, n.whole_number("sub", index[axis], begin)))
-
-        if k == len(node.inputs) - 1:
-            return value()
-        end = begin + n.shape(source)[axis]
-        return n.either(n.code.compare("ult", "i64", index[axis], str(end)), type_, value, lambda: part(k + 1, end))
-
-    return part(0, 0)
+def _concat(n: Nests, node: Node, given: _Attributes) -> None:
+    axis, begin = given["axis"], 0
+    for source in node.inputs:
+        n.put(node, source, lambda index, begin=begin: _at(index, axis, n.whole_number("add", index[axis], begin)))  # type: ignore[misc]
+        begin += n.shape(source)[axis]
 
 
 def _reshape(n: Nests, node: Node, index: Index, given: _Attributes) -> str:
@@ -331,8 +328,9 @@ def _iota(n: Nests, node: Node, index: Index, given: _Attributes) -> str:
 
 
 _MOVES: dict[str, Callable[[Nests, Node, Index, _Attributes], str]] = {
-    "broadcast": _broadcast, "permute": _permute, "slice": _slice, "flip": _flip, "place": _place, "concat": _concat,
+    "broadcast": _broadcast, "permute": _permute, "slice": _slice, "flip": _flip,
     "reshape": _reshape, "constant": _constant, "iota": _iota,
     "size": lambda n, node, index, given: str(given["dim"]),
     "stop_gradient": lambda n, node, index, given: n.value(node.inputs[0], index),
 }  # fmt: skip
+_PARTS: dict[str, Callable[[Nests, Node, _Attributes], None]] = {"place": _place, "concat": _concat}

@@ -1,6 +1,6 @@
 """Which values of a small program are written to memory; the others are computed where they are read.
 
-Written are outputs, reductions, and what would be computed again at too many places or for too many positions.
+Written are outputs, reductions, what is put together of parts, and what would be computed again at too many places or for too many positions.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,6 +15,8 @@ from workers.backends.llvm.vector import FUNCTIONS
 
 LEAVES = {"input", "constant", "iota", "size"}
 MOVES = {"broadcast", "slice", "place", "reshape", "permute", "flip", "concat", "stop_gradient"}
+PARTS = {"place", "concat"}
+"""Moves that put a value together."""
 REDUCTIONS = {"sum", "max", "min", "matmul"}
 WORK = 1 << 21
 """Elements that all values have together: beyond it threads and caches matter more than calls."""
@@ -81,7 +83,7 @@ def _stored(graph: Graph, shapes: Shapes, *, careful: bool) -> list[Node]:
         cost = min(sum(costs[i] for i in node.inputs) + _cost(node), 1 << 40)
         again = max(readers.get(node, 0) - 1, 1 if node in moved else 0)
         dear = cost > 0 and again * cost > AGAIN and node.op.name not in LEAVES
-        written = node in outputs or node.op.name in REDUCTIONS or dear
+        written = node in outputs or node.op.name in REDUCTIONS or node.op.name in PARTS or dear
         if written:
             found.append(node)
         costs[node] = 0 if written else cost

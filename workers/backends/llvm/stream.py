@@ -18,13 +18,15 @@ from workers.backends.llvm import build, panels
 from workers.backends.llvm.blocks import BlockNests
 from workers.backends.llvm.code import MEMORY
 from workers.backends.llvm.parts import Parts, parts
-from workers.backends.llvm.stored import LEAVES, MOVES, stored
+from workers.backends.llvm.stored import LEAVES, MOVES, PARTS, stored
 from workers.backends.llvm.vector import FUNCTIONS
 
 BLOCK_BYTES = 1 << 18
 """What a block reads and makes, about."""
 STACK_BYTES = 1 << 19
 """Memory that values inside may take."""
+_READ = (MOVES | LEAVES) - PARTS
+"""Ops whose values are computed where they are read."""
 Run = Callable[[Mapping[str, Array]], "list[Array] | None"]
 _FUNCTION = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p, ctypes.c_int64)
 
@@ -82,7 +84,7 @@ class _Text:
         self._stack = self.block * sum(self.bytes[node] for node in self._written)
         values = [*self.graph.inputs.values(), *self.outputs]
         self._given = {node: f"%p{k}" for k, node in enumerate(values)}
-        self._lasting = {n: self._room(self.bytes[n]) for n in found.before if n.op.name not in MOVES | LEAVES}
+        self._lasting = {n: self._room(self.bytes[n]) for n in found.before if n.op.name not in _READ}
         self._panels: dict[Node, tuple[str, str, int]] = {}
         for node in self.graph.nodes:
             self._panel(node)
@@ -232,7 +234,7 @@ class _Text:
         for node, room in self._totals.items():
             nests.places[node] = room
         for node in self.parts.after:
-            if node in self.outputs or node.op.name not in MOVES | LEAVES:
+            if node in self.outputs or node.op.name not in _READ:
                 self._place(node, nests)
                 nests.write(node)
         for node in self._totals:
