@@ -14,6 +14,7 @@ import ray
 from ray.exceptions import RayError
 
 from graphir.errors import ServiceUnavailable
+from scheduler.driver.closed import Closed, on_loopback
 
 _LOG = logging.getLogger(__name__)
 LOOK_SECONDS = 1.0
@@ -47,19 +48,23 @@ class OwnRay:
         """End it."""
         self._closing.set()
         ray.shutdown()
+        self._closed.open()
 
     def _start(self) -> None:
         os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")  # those of calls that an interrupted job left behind
+        self._closed = Closed()
         try:
-            ray.init(
-                address="local",  # not one that somebody has started on this machine
-                num_cpus=self._cpus,
-                object_store_memory=self._memory,
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level="error",
-            )
+            with on_loopback():
+                ray.init(
+                    address="local",  # not one that somebody has started on this machine
+                    num_cpus=self._cpus,
+                    object_store_memory=self._memory,
+                    include_dashboard=False,
+                    log_to_driver=False,
+                    logging_level="error",
+                )
         except (RuntimeError, ValueError, ConnectionError, OSError, RayError) as error:
+            self._closed.open()
             raise ServiceUnavailable(f"a local Ray cannot be started: {error}; is another one broken?") from error
         host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
         self._address = host, int(port)
