@@ -10,12 +10,10 @@ import base64
 import hashlib
 import json
 import mmap
-import random
 import tempfile
 import threading
-import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import IO, Any
@@ -23,18 +21,17 @@ from typing import IO, Any
 import httpx
 import numpy as np
 
-from graphir import errors, tensors, wire
+from graphir import tensors, wire
 from graphir.dataset import Dataset
-from graphir.errors import GraphError, LimitError, QueueFull, ServiceUnavailable
+from graphir.errors import GraphError, ServiceUnavailable
 from graphir.feeds import check_names, convert
 from graphir.graph import Graph
 from graphir.node import Array
 from graphir.sheet import in_notebook
+from graphir.transport import CHUNK, BlobGone, Sent, Tries, bar, check, offset, problem, trusted
 
 PATIENCE = 60.0
 """Seconds for which a server that does not answer is asked again."""
-PAUSE, LONGEST_PAUSE = 0.05, 2.0
-CHUNK = 1 << 20
 MAPPED_BYTES = 1 << 26
 """Results over this size are kept in a file without a name, and mapped."""
 SMALL_BYTES, INSIDE_BYTES = 1 << 16, 1 << 20
@@ -42,6 +39,8 @@ SMALL_BYTES, INSIDE_BYTES = 1 << 16, 1 << 20
 UPLOADS = 4
 MAX_KNOWN = 100_000
 _AGAIN = frozenset({502, 503, 504})
+_FROM_THE_BEGINNING = frozenset({409, 422})
+"""What was there is there no more, or was not what it seemed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +86,11 @@ class RemoteService:
             if self.url.scheme not in ("http", "https") or not self.url.host:
                 raise httpx.InvalidURL("it has no http:// or https:// with a host")
             self._http = httpx.Client(
-                base_url=self.url, headers=headers, timeout=httpx.Timeout(60.0, connect=10.0), trust_env=False
+                base_url=self.url,
+                headers=headers,
+                timeout=httpx.Timeout(60.0, connect=10.0),
+                trust_env=False,
+                verify=trusted(),
             )
         except (httpx.InvalidURL, UnicodeError, TypeError) as error:
             raise ServiceUnavailable(f"{url!r} cannot be connected to: {error}") from None
@@ -110,7 +113,7 @@ class RemoteService:
         self._upload(blobs)
         try:
             answer = self._json("POST", "v1/jobs", content=body)
-        except _BlobGone:  # the service has forgotten what it had
+        except BlobGone:  # the service has forgotten what it had
             self._known.difference_update(blobs)
             self._upload(blobs)
             answer = self._json("POST", "v1/jobs", content=body)
@@ -206,23 +209,50 @@ class RemoteService:
         new = {digest: data for digest, data in blobs.items() if digest not in self._known}
         if len(self._known) > MAX_KNOWN:
             self._known.clear()
-        if len(new) == 1:
-            self._put(*next(iter(new.items())))
-        elif new:
-            with ThreadPoolExecutor(UPLOADS) as pool:
-                list(pool.map(self._put, new.keys(), new.values()))
+        with bar(sum(data.nbytes for data in new.values())) as told:
+            if len(new) == 1:
+                [(digest, data)] = new.items()
+                self._put(digest, data, told)
+            elif new:
+                with ThreadPoolExecutor(UPLOADS) as pool:
+                    list(pool.map(lambda digest: self._put(digest, new[digest], told), new))
         self._known.update(new)
 
-    def _put(self, digest: str, data: memoryview) -> None:
-        place = f"v1/blobs/{digest}"
-        if data.nbytes > CHUNK and self._call("HEAD", place, missing_ok=True).status_code == 200:
+    def _put(self, digest: str, data: memoryview, told: Callable[[int], None] = lambda count: None) -> None:
+        """Send a blob; one that was cut in the middle goes on from where it was."""
+        place, headers = f"v1/blobs/{digest}", {"Content-Type": "application/octet-stream"}
+        if data.nbytes <= CHUNK:
+            self._call("PUT", place, content=bytes(data), headers=headers)
+            told(data.nbytes)
             return
-        headers = {"Content-Length": str(data.nbytes), "Content-Type": "application/octet-stream"}
-        self._call("PUT", place, body=data, headers=headers)
+        tries, seen = Tries(self.url, self._patience, self._closed), 0
+        for _ in tries:
+            here = self._call("HEAD", place, missing_ok=True)
+            begin = data.nbytes if here.status_code == 200 else min(offset(here), data.nbytes - 1)
+            told(begin - seen)
+            sent = Sent(data, begin, told)
+            seen = begin
+            if here.status_code == 200:
+                return
+            part = {"Content-Range": f"bytes {begin}-{data.nbytes - 1}/{data.nbytes}"} if begin else {}
+            size = {"Content-Length": str(data.nbytes - begin)}
+            try:
+                answer = self._http.put(place, content=iter(sent), headers={**headers, **size, **part})
+            except httpx.TransportError as error:
+                tries.last = error
+            else:
+                if answer.status_code not in _AGAIN and not (begin and answer.status_code in _FROM_THE_BEGINNING):
+                    check(answer)
+                    return
+                tries.last = problem(answer)
+            if sent.at > begin + CHUNK:
+                tries.got_on()  # so it is worth while to go on, however long it takes
+            seen = sent.at
+        raise tries.error()
 
     def _download(self, path: str, file: IO[bytes]) -> int:
         """The bytes at a path; what was received before a connection broke is not asked for again."""
-        tries = _Tries(self.url, self._patience, self._closed)
+        tries = Tries(self.url, self._patience, self._closed)
         for _ in tries:
             have = file.seek(0, 2)
             headers = {"Range": f"bytes={have}-"} if have else {}
@@ -231,9 +261,9 @@ class RemoteService:
                     if answer.status_code not in (200, 206):
                         answer.read()
                     if answer.status_code in _AGAIN:
-                        tries.last = _problem(answer)
+                        tries.last = problem(answer)
                         continue
-                    _check(answer)
+                    check(answer)
                     if answer.status_code == 200:
                         file.seek(0)
                         file.truncate()
@@ -250,82 +280,24 @@ class RemoteService:
         except ValueError as error:
             raise ServiceUnavailable(f"{self.url} answers {path} with no JSON ({error}); is it Gradfleet?") from None
 
-    def _call(
-        self, method: str, path: str, *, body: memoryview | None = None, missing_ok: bool = False, **given: Any
-    ) -> httpx.Response:
+    def _call(self, method: str, path: str, *, missing_ok: bool = False, **given: Any) -> httpx.Response:
         headers = dict(given.pop("headers", {}))
         if "content" in given:
-            headers["Content-Type"] = "application/json"
-        tries = _Tries(self.url, self._patience, self._closed)
+            headers.setdefault("Content-Type", "application/json")
+        tries = Tries(self.url, self._patience, self._closed)
         for _ in tries:
-            if body is not None:
-                given["content"] = _chunks(body)
             try:
                 answer = self._http.request(method, path, headers=headers, **given)
             except httpx.TransportError as error:
                 tries.last = error
                 continue
             if answer.status_code in _AGAIN:
-                tries.last = _problem(answer)
+                tries.last = problem(answer)
                 continue
             if not (missing_ok and answer.status_code == 404):
-                _check(answer)
+                check(answer)
             return answer
         raise tries.error()
-
-
-class _Tries:
-    """Again and again with growing pauses, spread by chance so that many clients do not come at once."""
-
-    def __init__(self, url: httpx.URL, patience: float, closed: threading.Event) -> None:
-        self._url, self._deadline, self._closed = url, time.monotonic() + patience, closed
-        self.last: Exception | None = None
-
-    def __iter__(self) -> Iterator[None]:
-        pause = PAUSE
-        while True:
-            yield
-            if time.monotonic() + pause > self._deadline or self._closed.is_set():
-                return
-            self._closed.wait(pause * random.uniform(0.5, 1.0))
-            pause = min(2 * pause, LONGEST_PAUSE)
-
-    def error(self) -> GraphError:
-        """What is raised in the end."""
-        if isinstance(self.last, GraphError):
-            return self.last
-        kind = type(self.last).__name__
-        return ServiceUnavailable(
-            f"{self._url} does not answer ({kind}: {self.last}); is `gradfleet serve` running there?"
-        )
-
-
-class _BlobGone(GraphError):
-    """The service asks for bytes that it does not have."""
-
-
-def _check(answer: httpx.Response) -> None:
-    """Raise what the service refuses."""
-    if answer.status_code >= 400:
-        raise _problem(answer)
-
-
-def _problem(answer: httpx.Response) -> GraphError:
-    """The error of a problem document, as the class of that name, or the nearest of its bases, that exists here."""
-    try:
-        document = json.loads(answer.content)
-        detail, kinds = str(document["detail"]), [str(kind) for kind in document["kinds"]]
-    except (ValueError, KeyError, TypeError):
-        detail, kinds = f"the server answers {answer.status_code} {answer.reason_phrase}", []
-    if "BlobMissing" in kinds:
-        return _BlobGone(detail)
-    for kind in kinds:
-        found = getattr(errors, kind, None)
-        if isinstance(found, type) and issubclass(found, GraphError):
-            return found(detail)
-    known = {401: errors.Unauthorized, 403: errors.Unauthorized, 413: LimitError, 429: QueueFull}
-    unavailable = ServiceUnavailable if answer.status_code >= 500 else GraphError
-    return known.get(answer.status_code, unavailable)(detail)
 
 
 def _plan(data: Mapping[str, Any]) -> RemotePlan:
@@ -342,11 +314,6 @@ def _small(blobs: Mapping[str, memoryview]) -> list[str]:
             room -= data.nbytes
             found.append(digest)
     return found
-
-
-def _chunks(data: memoryview) -> Iterator[bytes]:
-    for begin in range(0, data.nbytes, CHUNK):
-        yield bytes(data[begin : begin + CHUNK])
 
 
 def _dumped(data: Mapping[str, Any]) -> bytes:

@@ -34,7 +34,7 @@ from scheduler.options import (
 )
 from scheduler.outlook import described
 from scheduler.place import ranks_for
-from scheduler.serving import serve, token
+from scheduler.serving import serve, sweep, token
 from scheduler.simulate import Cluster
 from scheduler.simulate import simulate as run_simulation
 from workers.fingerprint import fingerprint
@@ -244,7 +244,7 @@ def calibrate(graph: Path | None, feeds: Pairs, chunk: Pairs, workers: int | Non
     click.echo(f"kept in {path_of(speeds.fingerprint)}", err=True)
 
 
-for command in (serve, token, *commands):
+for command in (serve, sweep, token, *commands):
     cli.add_command(command)
 
 

@@ -29,8 +29,9 @@ from scheduler.driver.pool import Pool
 from scheduler.driver.ray import RayPool
 from scheduler.job.batching import minibatch, resolved
 from scheduler.job.bell import Bell
-from scheduler.job.blobs import Blobs
 from scheduler.job.events import CancelRequested, Found, event_to_json
+from scheduler.job.naming import ValueGone
+from scheduler.job.objects import open_blobs
 from scheduler.job.seen import Record
 from scheduler.job.spec import ArrayFeed, DatasetFeed, parse_spec
 from scheduler.job.store import Store
@@ -53,7 +54,8 @@ class EmbeddedService:
     """Jobs in this process. workers: Ray actors, by default one a core; 0 runs jobs in this process.
 
     memory: bytes that a worker may take, by default those of its machine or container divided by its workers. database: a URL
-    instead of SQLite in the directory. address: of a Ray that is there, else a local one is started. runs: whether jobs are run here.
+    instead of SQLite in the directory; storage: one for blobs. address: of a Ray that is there, else a local one is started.
+    runs: whether jobs are run here.
 
     Where jobs are kept, one whose work was done before for the same user has that result at once.
     """
@@ -68,6 +70,7 @@ class EmbeddedService:
         address: str | None = None,
         runs: bool = True,
         lease: float = LEASE_SECONDS,
+        storage: str | None = None,
     ) -> None:
         self._temporary = directory is None
         self.directory = Path(tempfile.mkdtemp(prefix="gradfleet-") if directory is None else directory).absolute()
@@ -76,7 +79,7 @@ class EmbeddedService:
         self.memory_limit, self._memory = memory, machine.memory() // max(1, self.workers)
         durable = not self._temporary
         self.store = Store(database or local_database(self.directory), durable=durable)
-        self.values = Values(self.store, Blobs(self.directory / "blobs", durable=durable))
+        self.values = Values(self.store, open_blobs(storage, self.directory, durable=durable))
         self._bell, self._plans = Bell(), Plans()
         self._graphs: Recent[str, Graph] = Recent(MAX_GRAPHS, MAX_GRAPH_NODES, len)
         self._dumped: Recent[str, str] = Recent(MAX_GRAPHS)
@@ -113,6 +116,17 @@ class EmbeddedService:
         check_options(graph, values, options)
         self._check_room(bytes_of(values))
         self._plans.of(graph, sizes, options, _batch(graph, sizes, options), self._room(options.get("carry")))
+        try:
+            return self._accept(graph, values, options, owner)
+        except ValueGone as gone:  # a graph that was dumped before was removed since, or a value just now
+            self.values.forget(gone)
+            self._dumped.clear()
+            return self._accept(graph, values, options, owner)
+
+    def _accept(
+        self, graph: Graph, values: Mapping[str, Array | Dataset], options: Mapping[str, Any], owner: str
+    ) -> str:
+        """Keep the job and all that it names."""
         beside: dict[str, bytes] = {}
         data = {name: self._feed(value, beside) for name, value in values.items()}
         digest = self._kept_graph(graph, beside)

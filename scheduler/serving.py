@@ -1,4 +1,4 @@
-"""The commands that run a service: `gradfleet serve` and `gradfleet token`."""
+"""The commands that run a service: `gradfleet serve`, `gradfleet token` and `gradfleet sweep`."""
 
 import json
 import os
@@ -7,18 +7,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import click
 
+from scheduler.api.audit import FILE, Audit
 from scheduler.api.rules import Rules
 from scheduler.job.access import SCOPES, Access
+from scheduler.job.objects import open_blobs
+from scheduler.job.retention import DAY, Keep, Retention
 from scheduler.job.store import Store
+from scheduler.job.values import Values
 from scheduler.local import local_database
 from scheduler.options import json_option
 from scheduler.running import LEASE_SECONDS
 from scheduler.telemetry import LEVELS
 
-DAY = 24 * 3600.0
 _DEFAULT = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "gradfleet"
 
 directory_option = click.option(
@@ -29,6 +33,21 @@ directory_option = click.option(
 database_option = click.option(
     "--database", envvar="GRADFLEET_DATABASE", help="postgresql://USER@HOST/NAME, by default SQLite in the directory"
 )
+
+
+storage_option = click.option(
+    "--storage", envvar="GRADFLEET_STORAGE",
+    help="a folder or URL for large values, such as s3://bucket/blobs; by default in the directory",
+)  # fmt: skip
+results_option = click.option(
+    "--keep-results",
+    type=click.FloatRange(0),
+    help="days for which ended jobs and their results are kept; by default for ever",
+)
+uploads_option = click.option(
+    "--keep-uploads", default=1.0, show_default=True, type=click.FloatRange(0),
+    help="days for which data is kept that no job names",
+)  # fmt: skip
 
 
 @click.command()
@@ -59,6 +78,15 @@ database_option = click.option(
 @click.option("--quota-jobs", default=Rules().jobs, show_default=True, type=click.IntRange(1), help="of one user")
 @click.option("--quota-bytes", default=Rules().bytes, show_default=True, type=click.IntRange(1), help="of one user")
 @click.option("--log-level", default="info", show_default=True, type=click.Choice(LEVELS), help="of the log, on stderr")
+@click.option(
+    "--quota-nodes", default=Rules().graph_nodes, show_default=True, type=click.IntRange(1), help="of one graph"
+)
+@storage_option
+@results_option
+@uploads_option
+@click.option(
+    "--sweep-seconds", default=900.0, show_default=True, type=click.FloatRange(0, min_open=True), help="between sweeps"
+)
 @click.option("--tls-certificate", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--tls-key", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 def serve(
@@ -75,6 +103,11 @@ def serve(
     quota_jobs: int,
     quota_bytes: int,
     log_level: str,
+    quota_nodes: int,
+    storage: str | None,
+    keep_results: float | None,
+    keep_uploads: float,
+    sweep_seconds: float,
     tls_certificate: Path | None,
     tls_key: Path | None,
 ) -> None:
@@ -83,16 +116,41 @@ def serve(
     from scheduler.api.server import Settings
     from scheduler.api.server import serve as run_server
 
-    rules = Rules(jobs=quota_jobs, bytes=quota_bytes, data=data)
+    rules = Rules(jobs=quota_jobs, bytes=quota_bytes, graph_nodes=quota_nodes, data=data)
+    keep = _keep(keep_results, keep_uploads)
     settings = Settings(
-        directory, host, port, workers, rules, tls_certificate, tls_key, database, ray_address, role, memory, lease
-    )
+        directory, host, port, workers, rules, tls_certificate, tls_key, database, ray_address, role, memory, lease,
+        storage, keep, sweep_seconds,
+    )  # fmt: skip
     logs.configure(level=log_level)
     end_tracing = tracing.start(os.environ)
     try:
         run_server(settings, lambda url: click.echo(f"listening on {url}", err=True))
     finally:
         end_tracing()
+
+
+@click.command()
+@directory_option
+@database_option
+@storage_option
+@results_option
+@uploads_option
+@json_option
+def sweep(
+    directory: Path,
+    database: str | None,
+    storage: str | None,
+    keep_results: float | None,
+    keep_uploads: float,
+    as_json: bool,
+) -> None:
+    """Remove once what no job needs any more; a service that runs does so by itself, and is not disturbed."""
+    with _store(directory, database) as store:
+        values = Values(store, open_blobs(storage, directory.absolute(), durable=True))
+        swept = Retention(store, values, _keep(keep_results, keep_uploads)).collect(time.time())
+    facts = {name: getattr(swept, name) for name in swept.__slots__}
+    click.echo(json.dumps(facts) if as_json else ", ".join(f"{name} {count}" for name, count in facts.items()))
 
 
 @click.group()
@@ -115,6 +173,7 @@ def create(
     """Make a token for user NAME. It is printed this once and kept nowhere."""
     with _access(directory, database) as access:
         made = access.create(name, scopes, time.time(), None if days is None else days * DAY, os.urandom)
+    _note(directory, "token create", id=made.split("_")[1], owner=name, scopes=list(scopes), days=days)
     click.echo(json.dumps({"token": made, "owner": name, "scopes": list(scopes)}) if as_json else made)
 
 
@@ -127,6 +186,7 @@ def revoke(which: str, directory: Path, database: str | None, as_json: bool) -> 
     """End the token with an id, or all tokens of a user."""
     with _access(directory, database) as access:
         count = access.revoke(which, time.time())
+    _note(directory, "token revoke", which=which[:200], count=count)
     if not count:
         raise click.UsageError(
             f"no valid token has the id, or belongs to the user, {which!r}; see `gradfleet token list`"
@@ -153,7 +213,20 @@ def list_tokens(directory: Path, database: str | None, as_json: bool) -> None:
         click.echo(f"{each.id}  {each.owner}  {','.join(each.scopes)}  {state}{ends}")
 
 
+def _keep(results: float | None, uploads: float) -> Keep:
+    return Keep(None if results is None else results * DAY, uploads * DAY)
+
+
+def _note(directory: Path, what: str, **facts: Any) -> None:
+    """Write down what whoever runs the service did."""
+    Audit(directory / FILE).write(what, who=f"uid {os.getuid()}", where="here", **facts)
+
+
+def _store(directory: Path, database: str | None) -> Store:
+    return Store(database or local_database(directory))
+
+
 @contextmanager
 def _access(directory: Path, database: str | None) -> Iterator[Access]:
-    with Store(database or local_database(directory)) as store:
+    with _store(directory, database) as store:
         yield Access(store)

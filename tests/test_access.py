@@ -23,8 +23,9 @@ from graphir.errors import LimitError, QueueFull, Unauthorized
 from scheduler.job.access import SCOPES, Access
 from scheduler.job.store import Store
 from scheduler.job.tables import StoreError
+from tests.jobs import WAIT, until
 from tests.served import Served, gradfleet, serving
-from tests.test_service import WAIT, logistic, train
+from tests.test_service import logistic, train
 
 PUBLIC = {"/healthz", "/readyz"}
 OWN = re.compile(r"\{(id|digest)\}")
@@ -138,6 +139,47 @@ def test_knowing_the_name_of_a_blob_does_not_give_its_bytes(world: World) -> Non
         assert client.submit(logistic(), _feeds(), key="one").id != key
 
 
+def test_who_did_what_is_written_down(world: World, tmp_path: Path) -> None:
+    path = world.served.directory / "audit.jsonl"
+    before = len(path.read_text().splitlines())
+    odd = "x" * 500 + quote('\n\u2028"')
+    calls = [
+        ("put", "/v1/blobs/" + hashlib.sha256(b"audited").hexdigest(), world.ann, {"content": b"audited"}),
+        ("get", f"/v1/jobs/{world.job}/result", world.ann, {}), ("get", f"/v1/jobs/{world.job}", world.ann, {}),
+        ("delete", f"/v1/jobs/{world.job}", world.bob, {}), ("get", "/v1/jobs", None, {}),
+        ("delete", f"/v1/jobs/{odd}", world.ann, {}), ("delete", f"/v1/jobs/{world.job}", world.scoped["read"], {}),
+    ]  # fmt: skip
+    for method, place, key, body in calls:
+        world.call(method, place, key, **body)
+    with connect(world.served.url, token=world.ann) as client:
+        made = client.submit(logistic(), _feeds(), key="audited")
+    until(lambda: made.id in path.read_text())  # it is written after the answer
+    written = path.read_text()
+    lines = [json.loads(line) for line in written.splitlines()[before:]]
+    found = [(line["what"], line["who"], line["status"], line.get("id")) for line in lines if "PUT" not in line["what"]]
+    assert found == [
+        ("GET /v1/jobs/{id}/result", "ann", 200, world.job), ("DELETE /v1/jobs/{id}", "bob", 404, world.job),
+        ("GET /v1/jobs", None, 401, None), ("DELETE /v1/jobs/{id}", "ann", 404, ("x" * 500)[:200]),
+        ("DELETE /v1/jobs/{id}", "ann", 403, world.job), ("POST /v1/jobs", "ann", 201, made.id),
+    ]  # fmt: skip
+    assert lines[0]["digest"] == hashlib.sha256(b"audited").hexdigest()
+    assert {line["where"] for line in lines} == {"127.0.0.1"}
+    assert lines[0]["token"] == world.ann.split("_")[1]
+    assert abs(lines[0]["time"] - time.time()) < 600
+    assert all(key.split("_")[2] not in written for key in (world.ann, world.bob))
+    assert path.stat().st_mode & 0o077 == 0
+    path.rename(world.served.directory / "audit.1")  # as those do who put logs away
+    world.call("get", "/v1/jobs", None)
+    until(path.exists)
+    assert len(path.read_text().splitlines()) == 1
+    gradfleet("token", "create", "dora", "--directory", tmp_path)
+    gradfleet("token", "revoke", "dora", "--directory", tmp_path)
+    told = [json.loads(line) for line in (tmp_path / "audit.jsonl").read_text().splitlines()]
+    assert [(line["what"], line.get("owner") or line.get("which")) for line in told] == [
+        ("token create", "dora"), ("token revoke", "dora"),
+    ]  # fmt: skip
+
+
 def _feeds() -> dict[str, Any]:
     return {"x": np.ones((3, 8)), "t": np.ones(3), "w": np.zeros(8), "b": 0.0}
 
@@ -188,6 +230,23 @@ def test_quotas_are_of_one_user(tmp_path: Path) -> None:
                 with pytest.raises(LimitError):
                     client.submit(logistic(), {**_feeds(), "x": np.ones((10_000, 8)), "t": np.ones(10_000)})
                 train(client, steps=1).result(WAIT)
+
+
+def test_nodes_and_memory_have_quotas(tmp_path: Path) -> None:
+    key = token(tmp_path, "ann")
+    x = gi.input("x", ("n", "m"))
+    with (
+        serving(tmp_path, "--workers", 0, "--quota-nodes", 20, "--memory", 4 << 20) as served,
+        connect(served.url, token=key) as client,
+    ):
+        small, long = x * 2.0, x
+        for _ in range(20):
+            long = long * 2.0 + 1.0
+        with pytest.raises(LimitError, match="nodes"):
+            client.submit(gi.Graph({"y": long}), {"x": np.ones((2, 2))})
+        with pytest.raises(LimitError, match="memory|bytes"):
+            client.submit(gi.Graph({"y": gi.linalg.inv(x @ x.T)}), {"x": np.ones((1000, 1000))})
+        assert client.submit(gi.Graph({"y": small}), {"x": np.ones((2, 2))}).result(WAIT)["y"].sum() == 8.0
 
 
 def test_tokens_expire(tmp_path: Path) -> None:

@@ -16,10 +16,10 @@ import graphir as gi
 from graphir.client import connect
 from graphir.dataset import Dataset
 from graphir.errors import DatasetError
+from tests.jobs import WAIT
 from tests.range_server import RangeServer
 from tests.range_server import serving as web
 from tests.served import serving
-from tests.test_service import WAIT
 from workers.data import open_source, take
 from workers.data.fence import VARIABLE, Fence, is_public
 

@@ -47,3 +47,9 @@ class Recent(Generic[K, V]):
             self._weight += self._weigh(value)
             while len(self._entries) > 1 and (len(self._entries) > self._most or self._weight > self._heaviest):
                 self._weight -= self._weigh(self._entries.popitem(last=False)[1])
+
+    def clear(self) -> None:
+        """Forget all entries."""
+        with self._lock:
+            self._entries.clear()
+            self._weight = 0

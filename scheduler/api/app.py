@@ -20,6 +20,7 @@ from starlette.requests import ClientDisconnect
 from graphir.errors import LimitError
 from graphir.timeline import chrome_trace
 from scheduler.api import schemas
+from scheduler.api.audit import FILE, Audit
 from scheduler.api.auth import Caller, Door
 from scheduler.api.desk import Desk, plan_facts
 from scheduler.api.health import health_routes
@@ -37,8 +38,18 @@ _LOG = logging.getLogger("gradfleet.jobs")
 MAX_WAIT = 30.0
 UPLOADS = 16
 """Uploads at one time; others wait, so that slow senders do not take the threads that answer everybody."""
+STALL_SECONDS = 60.0
 BLOCK = 1 << 20
+_OFFSET = {"Upload-Offset": {"description": "bytes that have come", "schema": {"type": "integer"}}}
+_PART_MEANS = "`bytes FIRST-LAST/TOTAL`: the rest of an upload that was cut, from Upload-Offset on"
+_PART = re.compile(r"bytes ([0-9]{1,15})-([0-9]{1,15})/([0-9]{1,15})")
 _BYTES = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
+
+
+_RANGES: dict[int | str, dict[str, Any]] = {
+    200: {"content": _BYTES, "headers": {"ETag": {"schema": {"type": "string"}, "description": "the digest"}}},
+    206: {"description": "the part that was asked for", "content": _BYTES},
+}
 
 
 class _File(FileResponse):
@@ -62,7 +73,7 @@ def create_app(desk: Desk, *, close: Callable[[], None], accepts: bool = True) -
     )  # fmt: skip
     app.state.watch = watch
     add_handlers(app)
-    app.add_middleware(Shell, metrics=metrics)
+    app.add_middleware(Shell, metrics=metrics, audit=Audit(desk.service.directory / FILE))
     door = Door(desk.access)
     for routes in (_blobs, _jobs, _outcomes, _plans) if accepts else ():
         app.include_router(routes(desk, door), responses=PROBLEMS)
@@ -73,15 +84,21 @@ def create_app(desk: Desk, *, close: Callable[[], None], accepts: bool = True) -
     return app
 
 
-PROBLEMS: dict[int | str, dict[str, Any]] = {
-    status: {
-        "description": said,
-        "content": {"application/problem+json": {"schema": schemas.Problem.model_json_schema()}},
+def _problem(said: str, **headers: str) -> dict[str, Any]:
+    """How an error is described."""
+    told = {
+        name.replace("_", "-"): {"description": means, "schema": {"type": "string"}} for name, means in headers.items()
     }
-    for status, said in {
-        "4XX": "what was asked cannot be done; the document says why and what to do",
-        "5XX": "the service cannot do it now",
-    }.items()
+    content = {"application/problem+json": {"schema": schemas.Problem.model_json_schema()}}
+    return {"description": said, "content": content, **({"headers": told} if told else {})}
+
+
+PROBLEMS: dict[int | str, dict[str, Any]] = {
+    "401": _problem("no token, or one that is not valid", WWW_Authenticate="how to say who calls: Bearer"),
+    "429": _problem("too much is waiting", Retry_After="seconds"),
+    "503": _problem("it may work later", Retry_After="seconds"),
+    "4XX": _problem("what was asked cannot be done; the document says why and what to do"),
+    "5XX": _problem("the service cannot do it now"),
 }
 
 
@@ -90,22 +107,36 @@ def _blobs(desk: Desk, door: Door) -> APIRouter:
     reader, writer = Depends(door.needs("read")), Depends(door.needs("submit"))
     uploads: list[anyio.CapacityLimiter] = []
 
-    @router.head("/blobs/{digest}", summary="Whether you have sent this blob")
+    @router.head(
+        "/blobs/{digest}", summary="Whether you have sent this blob; if it was cut, 404 says in Upload-Offset how far it came",
+        responses={404: {**PROBLEMS["4XX"], "headers": _OFFSET}},
+    )  # fmt: skip
     def has(digest: str, caller: Annotated[Caller, reader]) -> Response:
         return Response(headers={"Content-Length": str(desk.has(caller.owner, digest)), "ETag": f'"{digest}"'})
 
-    @router.get(
-        "/blobs/{digest}", summary="The bytes of a blob", response_class=_File, responses={200: {"content": _BYTES}}
-    )
-    def get(digest: str, caller: Annotated[Caller, reader]) -> Response:
+    @router.get("/blobs/{digest}", summary="The bytes of a blob", response_class=_File, responses=_RANGES)
+    def get(
+        digest: str,
+        caller: Annotated[Caller, reader],
+        part: Annotated[str | None, Header(alias="Range", description="a part of it, as `bytes=FIRST-LAST`")] = None,
+    ) -> Response:
         return _file(desk.blob(caller.owner, digest), digest)
 
     @router.put(
         "/blobs/{digest}", summary="Send the bytes that have this SHA-256", status_code=201,
-        responses={204: {"description": "you had sent them already"}},
+        responses={
+            204: {"description": "you had sent them already"},
+            409: {**PROBLEMS["4XX"], "description": "so many bytes have not come yet", "headers": _OFFSET},
+        },
         openapi_extra={"requestBody": {"required": True, "content": _BYTES}},
     )  # fmt: skip
-    async def put(digest: str, caller: Annotated[Caller, writer], request: Request) -> Response:
+    async def put(
+        digest: str,
+        caller: Annotated[Caller, writer],
+        request: Request,
+        part: Annotated[str | None, Header(alias="Content-Range", max_length=100, description=_PART_MEANS)] = None,
+    ) -> Response:
+        begin, total = _part(part)
         if not uploads:
             uploads.append(anyio.CapacityLimiter(UPLOADS))  # belongs to the running loop
         stream = _blocks(request)
@@ -115,7 +146,9 @@ def _blobs(desk: Desk, door: Door) -> APIRouter:
                 yield block
 
         new = await anyio.to_thread.run_sync(
-            partial(desk.put, caller.owner, digest, blocks()), limiter=uploads[0], abandon_on_cancel=False
+            partial(desk.put, caller.owner, digest, blocks(), begin=begin, total=total),
+            limiter=uploads[0],
+            abandon_on_cancel=False,
         )
         return Response(status_code=201 if new else 204)
 
@@ -130,6 +163,7 @@ def _jobs(desk: Desk, door: Door) -> APIRouter:
     def submit(
         caller: Annotated[Caller, writer],
         body: Annotated[bytes, Depends(_json_body)],
+        request: Request,
         key: Annotated[str | None, Header(alias="Idempotency-Key", max_length=256)] = None,
     ) -> schemas.Accepted:
         asked = parse(body, schemas.Submission)
@@ -139,6 +173,7 @@ def _jobs(desk: Desk, door: Door) -> APIRouter:
             asked = asked.model_copy(update={"key": parse({"graph": asked.graph, "key": key}, schemas.Submission).key})
         id = desk.submit(caller.owner, asked)
         _LOG.info("accepted", extra={"job": id, "owner": caller.owner})
+        request.state.audit = {"id": id}
         return schemas.Accepted(id=id)
 
     @router.get("/jobs", summary="Your jobs, the latest first")
@@ -173,7 +208,7 @@ def _outcomes(desk: Desk, door: Door) -> APIRouter:
 
     @router.get(
         "/jobs/{id}/result", summary="The outputs of a job that succeeded, as a safetensors file",
-        response_class=_File, responses={200: {"content": _BYTES}},
+        response_class=_File, responses=_RANGES,
     )  # fmt: skip
     def result(id: str, caller: Annotated[Caller, reader]) -> Response:
         found = desk.result(caller.owner, id)
@@ -196,7 +231,7 @@ def _watching(desk: Desk, door: Door, watch: Watch) -> APIRouter:
     @router.get(
         "/jobs/{id}/events", summary="What happens to a job: server-sent events, or JSON for those who accept only that",
         response_class=StreamingResponse,
-        responses={200: {"model": schemas.EventList, "content": {"text/event-stream": {"schema": {"type": "string"}}}}},
+        responses={200: {"model": schemas.EventList, "content": {"text/event-stream": {"schema": {"type": "object"}}}}},
     )  # fmt: skip
     async def events(
         id: str,
@@ -248,6 +283,19 @@ def _file(path: Path, digest: str) -> Response:
     return _File(path, media_type="application/octet-stream", headers={"ETag": f'"{digest}"'})
 
 
+def _part(text: str | None) -> tuple[int, int | None]:
+    """Where the bytes of a body begin, and how many there are in all."""
+    if text is None:
+        return 0, None
+    match = _PART.fullmatch(text.strip())
+    begin, last, total = map(int, match.groups()) if match else (1, 0, 0)
+    if not begin <= last == total - 1:
+        raise BadRequest(
+            f"Content-Range {text[:100]!r} should be `bytes FIRST-LAST/TOTAL` and go to the end; send all that is left"
+        )
+    return begin, total
+
+
 async def _json_body(request: Request) -> bytes:
     """The body of a request, which says that it is JSON: a page in a browser cannot send that to us unasked."""
     if request.headers.get("content-type", "").split(";")[0].strip().lower() != "application/json":
@@ -261,18 +309,27 @@ async def _json_body(request: Request) -> bytes:
 
 
 async def _blocks(request: Request) -> AsyncIterator[bytes]:
-    """The body in blocks of some size."""
-    block = bytearray()
-    try:
-        async for piece in request.stream():
+    """The body in blocks of some size; of one that is cut, all that came. Who sends nothing for long keeps nobody waiting."""
+    stream, block, cut = request.stream(), bytearray(), None
+    while cut is None:
+        try:
+            with anyio.fail_after(STALL_SECONDS):
+                piece = await anext(stream, b"")
+        except ClientDisconnect:
+            cut = "the connection was closed before the whole body had come; send the rest"
+        except TimeoutError:
+            cut = f"nothing came for {STALL_SECONDS:g} s; send the rest again"
+        else:
+            if not piece:
+                break
             block += piece
-            if len(block) >= BLOCK:
-                yield bytes(block)
-                block.clear()
-    except ClientDisconnect:
-        raise BadRequest("the connection was closed before the whole body had come; send it again") from None
+        if len(block) >= BLOCK:
+            yield bytes(block)
+            block.clear()
     if block:
         yield bytes(block)
+    if cut is not None:
+        raise BadRequest(cut)
 
 
 def _body(model: type[Any]) -> dict[str, Any]:

@@ -23,6 +23,8 @@ class Caller:
 
     owner: str
     scopes: tuple[str, ...]
+    token: str | None = None
+    """The id of his token."""
 
 
 class Door:
@@ -41,7 +43,7 @@ class Door:
 
     def admit(self, scope: str, request: Request, text: str | None) -> Caller:
         """Who calls with this token, if he has this scope."""
-        found = self._who(request, text)
+        found = request.state.caller = self._who(request, text)
         if scope not in found.scopes:
             raise Forbidden(f"this needs a token with scope {scope!r}; yours has {', '.join(found.scopes)}")
         return found
@@ -53,7 +55,7 @@ class Door:
             if text is None:
                 raise Unauthorized("this service needs a token; send it as `Authorization: Bearer ...`")
             token = self._access.check(text, time.time())
-            return Caller(token.owner, token.scopes)
+            return Caller(token.owner, token.scopes, token.id)
         # A page that a browser shows may point a name of its own at this machine.
         if not is_loopback(request.url.hostname or ""):
             raise RequestRefused("without tokens this service answers to localhost only; create a token", 421)

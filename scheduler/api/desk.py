@@ -16,7 +16,7 @@ import numpy as np
 
 from graphir import wire
 from graphir.dataset import Dataset
-from graphir.errors import FeedError, FormatError, LimitError, QueueFull
+from graphir.errors import FeedError, FormatError, LimitError, QueueFull, ServiceUnavailable
 from graphir.feeds import bind_sizes, check_names
 from graphir.graph import Graph
 from graphir.node import Array
@@ -27,15 +27,19 @@ from scheduler.api.rules import Rules
 from scheduler.api.schemas import PlanRequest, ShapeFeed, Submission
 from scheduler.job.access import Access
 from scheduler.job.blobs import BlobMismatch, BlobMissing, Bytes
+from scheduler.job.naming import ValueGone
 from scheduler.job.seen import Record
 from scheduler.job.spec import ArrayFeed, DatasetFeed, SpecError
 from scheduler.job.store import UnknownJob
+from scheduler.job.uploads import Uploads
 from scheduler.limits import MAX_GRAPH_NODES, MAX_GRAPHS
 from scheduler.local import EmbeddedService
 from workers.data import open_source
 from workers.data.fence import Fence
 from workers.recent import Recent
 
+FRESH_SECONDS = 600.0
+"""A blob that was sent or asked about longer ago counts anew as sent when it is asked about."""
 _ID = re.compile(r"[0-9a-hjkmnp-tv-z]{26}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
@@ -47,6 +51,7 @@ class Desk:
         self.service, self.rules, self._now = service, rules, now
         self.access = Access(service.store)
         self._limits = wire.Limits(nodes=rules.graph_nodes, header_bytes=1 << 28, constant_bytes=rules.blob_bytes)
+        self._uploads = Uploads(service.values.blobs)
         self._fence = Fence(rules.data)
         self._graphs: Recent[str, Graph] = Recent(MAX_GRAPHS, MAX_GRAPH_NODES, len)
 
@@ -99,14 +104,22 @@ class Desk:
         small = self.service.store.value(digest)
         return self.service.values.blobs.path(digest) if small is None else small
 
-    def put(self, owner: str, digest: str, chunks: Iterable[Bytes]) -> bool:
-        """Take the bytes of a blob; whether they are new for this user."""
+    def put(
+        self, owner: str, digest: str, chunks: Iterable[Bytes], *, begin: int = 0, total: int | None = None
+    ) -> bool:
+        """Take the bytes of a blob, or those after a cut; whether they are new for this user."""
         _check_digest(digest)
         known = self.access.size(owner, digest) is not None
-        room = self.rules.blob_bytes if known else self._room(owner)
-        counted = _Counted(chunks)
-        self.service.values.blobs.put_stream(counted, expect=digest, limit=min(room, self.rules.blob_bytes))
-        self.access.hold(owner, digest, counted.bytes, self._now())
+        most = self.rules.blob_bytes if known else min(self._room(owner, digest), self.rules.blob_bytes)
+        if total is not None and total > most:
+            raise LimitError(
+                f"a blob of {total} bytes is more than the {most} that you may send; ask the operator for more"
+            )
+        size = self._uploads.receive(owner, digest, chunks, begin=begin, total=total, limit=most)
+        try:
+            self.access.hold(owner, digest, size, self._now(), self.rules.bytes)
+        except ValueGone:
+            raise ServiceUnavailable(f"blob {digest} was removed while it came; send it again") from None
         return not known
 
     def blob(self, owner: str, digest: str) -> Path:
@@ -119,14 +132,26 @@ class Desk:
             raise _no_blob(digest) from None
 
     def has(self, owner: str, digest: str) -> int:
-        """The bytes of a blob of this user."""
+        """The bytes of a blob of this user, which is kept for a while then, for he may be about to name it."""
         size = self.access.size(owner, digest) if _DIGEST.fullmatch(digest) else None
         if size is None or not self.service.values.blobs.has(digest):
-            raise _no_blob(digest)
+            raise self._absent(owner, digest)
+        if self._now() - (self.access.since(owner, digest) or 0.0) > FRESH_SECONDS:
+            try:
+                self.access.hold(owner, digest, size, self._now())
+            except ValueGone:
+                raise _no_blob(digest) from None
         return size
 
-    def _room(self, owner: str) -> int:
-        left = self.rules.bytes - self.access.held(owner)
+    def _absent(self, owner: str, digest: str) -> BlobMissing:
+        """There is no such blob; perhaps a part of it."""
+        absent = _no_blob(digest)
+        if _DIGEST.fullmatch(digest) and (offset := self._uploads.offset(owner, digest)):
+            absent.headers = {"Upload-Offset": str(offset)}
+        return absent
+
+    def _room(self, owner: str, digest: str) -> int:
+        left = self.rules.bytes - self.access.held(owner) - self._uploads.waiting(owner, digest)
         if left <= 0:
             raise LimitError(f"you have {self.rules.bytes} bytes of blobs, the limit; ask the operator for more")
         return left
@@ -163,18 +188,6 @@ class Desk:
         """A dataset under one of the prefixes; what it was found to be is not taken from outside."""
         self._fence.check(feed.url)
         return Dataset(feed.url, feed.column)
-
-
-class _Counted:
-    """Chunks, and how many bytes they had."""
-
-    def __init__(self, chunks: Iterable[Bytes]) -> None:
-        self._chunks, self.bytes = chunks, 0
-
-    def __iter__(self) -> Any:
-        for chunk in self._chunks:
-            self.bytes += len(chunk)
-            yield chunk
 
 
 def plan_facts(plan: Plan) -> Mapping[str, Any]:

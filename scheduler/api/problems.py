@@ -19,8 +19,10 @@ from graphir.errors import (
     Unauthorized,
 )
 from scheduler.job.blobs import BlobCorrupt, BlobMissing, BlobWriteFailed
+from scheduler.job.naming import ValueGone
 from scheduler.job.store import KeyReused, UnknownJob
 from scheduler.job.tables import StoreError
+from scheduler.job.uploads import UploadGap, UploadShort
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_SECONDS = "1"
@@ -60,6 +62,9 @@ STATUS: Mapping[type[GraphError], int] = {
     NotReady: 409,
     JobCancelled: 409,
     JobFailed: 409,
+    UploadGap: 409,
+    UploadShort: 400,
+    ValueGone: 503,
     KeyReused: 422,
     QueueFull: 429,
     LimitError: 413,
@@ -83,7 +88,9 @@ def status_of(error: GraphError) -> int:
 def problem(error: GraphError) -> Response:
     """The answer that tells of an error."""
     names = [kind.__name__ for kind in type(error).__mro__ if issubclass(kind, GraphError)]
-    return document(status_of(error), names, str(error), (type(error).__doc__ or "").split("\n")[0])
+    answer = document(status_of(error), names, str(error), (type(error).__doc__ or "").split("\n")[0])
+    answer.headers.update(getattr(error, "headers", {}))
+    return answer
 
 
 def document(status: int, kinds: list[str], detail: str, title: str) -> Response:

@@ -24,7 +24,9 @@ from scheduler.api.auth import is_loopback
 from scheduler.api.desk import Desk
 from scheduler.api.rules import Rules
 from scheduler.api.stream import Watch
+from scheduler.api.sweeper import EVERY_SECONDS, Sweeper
 from scheduler.driver.patience import patiently
+from scheduler.job.retention import Keep
 from scheduler.local import EmbeddedService
 from scheduler.running import LEASE_SECONDS
 from workers.data.fence import Fence
@@ -34,6 +36,14 @@ GRACE_SECONDS = 10
 DATABASE_SECONDS = 60.0
 SWITCH_SECONDS = 1e-3
 """After so long a thread that computes lets one that answers go on."""
+_TCP = socket.IPPROTO_TCP
+_KEEPALIVE = {
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE): 1,
+    (_TCP, socket.TCP_KEEPIDLE): 60,
+    (_TCP, socket.TCP_KEEPINTVL): 15,
+    (_TCP, socket.TCP_KEEPCNT): 4,
+}
+"""Connections whose other end has gone without a word end after two minutes; accepted ones have what the listener has."""
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -60,6 +70,9 @@ class Settings:
     role: str = "all"
     memory: int | None = None
     lease: float = LEASE_SECONDS
+    storage: str | None = None
+    keep: Keep = field(default_factory=Keep)
+    sweep_seconds: float = EVERY_SECONDS
 
 
 def serve(settings: Settings, tell: Callable[[str], None]) -> None:
@@ -79,7 +92,14 @@ def serve(settings: Settings, tell: Callable[[str], None]) -> None:
                     f"{settings.host} can be reached by others, and there are no tokens; make one with `gradfleet token "
                     "create NAME`, or bind to 127.0.0.1"
                 )
-            app = create_app(desk, close=service.close, accepts=settings.role != "runner")
+            sweeper = Sweeper(service.store, service.values, settings.keep, every=settings.sweep_seconds)
+
+            def close() -> None:
+                sweeper.close()
+                service.close()
+
+            app = create_app(desk, close=close, accepts=settings.role != "runner")
+            sweeper.start()
         except BaseException:
             service.close()
             raise
@@ -100,6 +120,7 @@ def open_service(settings: Settings) -> EmbeddedService:
         lambda: EmbeddedService(
             directory=settings.directory, workers=settings.workers, database=settings.database,
             address=settings.ray_address, memory=settings.memory, runs=settings.role != "api", lease=settings.lease,
+            storage=settings.storage,
         ),
         lambda: time.monotonic() > until,
     )  # fmt: skip
@@ -139,7 +160,10 @@ class _Server(uvicorn.Server):
 def _listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host, port), family=family, backlog=2048)
+        listener = socket.create_server((host, port), family=family, backlog=2048)
+        for option, value in _KEEPALIVE.items():
+            listener.setsockopt(*option, value)
+        return listener
     except (OSError, OverflowError) as error:
         raise ServiceUnavailable(f"cannot listen on {host} port {port}: {error}; choose another with --port") from None
 

@@ -12,6 +12,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from graphir.errors import GraphError
+from scheduler.api.audit import Audit
 from scheduler.api.metrics import Metrics
 from scheduler.api.problems import document, problem
 from scheduler.telemetry import span
@@ -53,10 +54,10 @@ def add_handlers(app: FastAPI) -> None:
 
 
 class Shell:
-    """Counts answers, logs them, and puts a span around each."""
+    """Counts answers, logs them, writes down who did what, and puts a span around each."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
-        self._app, self._metrics = app, metrics
+    def __init__(self, app: ASGIApp, metrics: Metrics, audit: Audit) -> None:
+        self._app, self._metrics, self._audit = app, metrics, audit
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on."""
@@ -82,6 +83,7 @@ class Shell:
         path = getattr(route, "path", "none")  # not what was asked for, of which there is no end
         method = scope["method"] if route is not None else "none"
         self._metrics.answered(method, path, status, seconds)
+        self._audit.answered(scope, status)
         job = scope.get("path_params", {}).get("id")
         about = {} if job is None else {"job": job[:64]}
         level = logging.DEBUG if path in POLLED else logging.INFO

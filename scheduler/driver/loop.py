@@ -22,6 +22,7 @@ from graphir.node import Array
 from graphir.partition.plan import Plan
 from scheduler.driver.patience import patiently
 from scheduler.driver.pool import Feeds, Interrupted, Pool, TaskError, WorkerDied, task_error
+from scheduler.job.blobs import Bytes
 from scheduler.job.events import (
     Checkpointed,
     Command,
@@ -42,6 +43,7 @@ from scheduler.job.events import (
     WorkerLost,
     scalars,
 )
+from scheduler.job.naming import ValueGone
 from scheduler.job.seen import Record
 from scheduler.job.state import Job, Status
 from scheduler.job.store import Appended, Lease, SeqConflict, Store
@@ -89,6 +91,7 @@ class JobLoop:
         self._stays = False
         self._commands: deque[Command] = deque()
         self._beside: dict[str, bytes] = {}
+        self._fresh: Bytes = b""
         self._news: Callable[[], Sequence[Event]] = tuple
         self._saves: set[str] = set()
         self._asked, self._until = time.monotonic(), math.inf
@@ -310,7 +313,8 @@ class JobLoop:
             return Finished(self._clock(), attempt, self._stored(self._session.outputs()))
 
     def _stored(self, values: Mapping[str, Array], facts: Mapping[str, str] | None = None) -> str:
-        return self._values.put(tensors.write(_plain(values), facts), self._beside)
+        self._fresh = tensors.write(_plain(values), facts)
+        return self._values.put(self._fresh, self._beside)
 
     def _failed(self, error: TaskError, attempt: int) -> Event:
         return TaskFailed(self._clock(), attempt, **asdict(error.failure))
@@ -330,6 +334,7 @@ class JobLoop:
         self._known = replace(self._known, job=appended.job, seq=appended.seq)
         self._beside.clear()
         happened_to(appended.job, [*news, *happened])
+        self._fresh = b""
         self._commands.extend(appended.commands)
         self._commands = deque(c for c in self._commands if _is_due(c, appended.job))
         if appended.job.status.terminal:
@@ -350,7 +355,12 @@ class JobLoop:
             after = known.seq if takes else None
             return done or self._store.append(known.id, events, after=after, values=self._beside, lease=lease)
 
-        return self._ask(append)
+        try:
+            return self._ask(append)
+        except ValueGone as gone:  # it was there of another job, which had been forgotten, and was removed just now
+            self._values.forget(gone)
+            self._values.put(self._fresh, self._beside)
+            return self._ask(append)
 
     def _drop_saves(self, job: Job) -> None:
         """Remove checkpoints that another has taken the place of, or that an ended job left. They name their job and are its own."""

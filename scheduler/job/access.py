@@ -11,15 +11,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Row, func, insert, or_, select, update
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy import Row, bindparam, func, insert, or_, select, update
 
-from graphir.errors import Unauthorized
+from graphir.errors import LimitError, Unauthorized
+from scheduler.job.naming import check_named
 from scheduler.job.store import Store
-from scheduler.job.tables import StoreError, holdings, tokens
+from scheduler.job.tables import StoreError, holdings, insert_new_value, tokens
 
 SCOPES = ("read", "submit", "metrics")
 """read: look at one's jobs and blobs; submit: upload, submit and cancel; metrics: the figures of the whole service."""
+_HELD = select(func.coalesce(func.sum(holdings.c.bytes), 0)).where(holdings.c.owner == bindparam("owner"))
 _TOKEN = re.compile(r"gf_([0-9a-f]{16})_([0-9a-f]{64})")
 _OWNER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,127}")
 
@@ -96,16 +97,26 @@ class Access:
             raise Unauthorized("the token is expired or revoked; ask whoever runs the service for another one")
         return token
 
-    def hold(self, owner: str, digest: str, size: int, now: float) -> None:
-        """This user has sent these bytes."""
-        if self.size(owner, digest) is not None:
-            return
-        try:
-            with self._store.transaction(writes=True, promises=True) as connection:
+    def hold(self, owner: str, digest: str, size: int, now: float, most: int | None = None) -> None:
+        """This user has sent these bytes, or asked whether they are here, and has at most so many in all.
+
+        Raises ValueGone if they were removed meanwhile, and LimitError.
+        """
+        his = (holdings.c.owner == owner) & (holdings.c.digest == digest)
+        with self._store.transaction(writes=True, promises=True) as connection:
+            if not connection.execute(update(holdings).where(his).values(created=now)).rowcount:
                 row = {"owner": owner, "digest": digest, "bytes": size, "created": now}
-                connection.execute(insert(holdings), row)
-        except IntegrityError:  # sent twice at once
-            pass
+                connection.execute(insert_new_value(connection.dialect.name, holdings), row)
+                held = connection.execute(_HELD, {"owner": owner}).scalar_one()
+                if most is not None and held > most:
+                    raise LimitError(f"your blobs have more than {most} bytes, the limit; ask the operator for more")
+            check_named(connection, {digest}, self._store.kept)
+
+    def since(self, owner: str, digest: str) -> float | None:
+        """When this user sent the bytes of a blob, or asked about them, last."""
+        query = select(holdings.c.created).where(holdings.c.owner == owner, holdings.c.digest == digest)
+        with self._store.transaction() as connection:
+            return connection.execute(query).scalar_one_or_none()
 
     def size(self, owner: str, digest: str) -> int | None:
         """The bytes of a blob that this user has, or None."""
@@ -116,9 +127,8 @@ class Access:
 
     def held(self, owner: str) -> int:
         """The bytes of all blobs that this user has."""
-        query = select(func.coalesce(func.sum(holdings.c.bytes), 0)).where(holdings.c.owner == owner)
         with self._store.transaction() as connection:
-            return int(connection.execute(query).scalar_one())
+            return int(connection.execute(_HELD, {"owner": owner}).scalar_one())
 
 
 def _hashed(secret: str) -> str:

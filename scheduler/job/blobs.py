@@ -11,14 +11,18 @@ import mmap
 import os
 import re
 import tempfile
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from io import BufferedReader
 from pathlib import Path
+from typing import NamedTuple, Protocol
 
 from graphir.errors import FormatError, GraphError, LimitError
 
 CHUNK = 1 << 20
+TOUCH_SECONDS = 600.0
+"""A blob that is put again and is older than this gets the time of now."""
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 Stamp = tuple[int, int, int]
@@ -27,6 +31,9 @@ Bytes = bytes | bytearray | memoryview
 
 class BlobMissing(GraphError):
     """No blob has this digest."""
+
+    headers: Mapping[str, str] = {}
+    """How many bytes of it are here, in an answer to who sends it."""
 
 
 class BlobCorrupt(GraphError):
@@ -41,6 +48,55 @@ class BlobWriteFailed(GraphError):
     """A blob cannot be written."""
 
 
+class Listed(NamedTuple):
+    """A blob of a listing. put: when it was put last, in seconds since the epoch."""
+
+    digest: str
+    bytes: int
+    put: float
+
+
+class BlobStore(Protocol):
+    """Where blobs are: in a folder (`Blobs`), or elsewhere (`ObjectBlobs`)."""
+
+    def put(self, source: Bytes | os.PathLike[str]) -> str:
+        """Store bytes, or the bytes of a file, and return their digest."""
+
+    def put_stream(self, chunks: Iterable[Bytes], *, expect: str | None = None, limit: int | None = None) -> str:
+        """Store the bytes of all chunks and return their digest."""
+
+    def adopt(self, handle: int, temporary: Path, digest: str) -> None:
+        """Make a file under `incoming`, whose bytes have this digest, a blob."""
+
+    def path(self, digest: str) -> Path:
+        """A local file with the blob's bytes, verified."""
+
+    def view(self, digest: str) -> memoryview:
+        """The blob's bytes, verified, mapped into memory and read-only."""
+
+    def has(self, digest: str) -> bool:
+        """Whether the blob is here."""
+
+    def kept(self, digest: str) -> bool:
+        """The same, asked by whoever names it while nothing may be removed."""
+
+    def drop(self, digest: str) -> None:
+        """Remove a blob that nothing names any more, if it is here."""
+
+    def listed(self) -> Iterator[Listed]:
+        """All blobs there are."""
+
+    def remove(self, digests: Iterable[str], before: float) -> list[str]:
+        """Remove those that nobody has put since a time, and name them."""
+
+    def sweep(self, before: float) -> int:
+        """Remove what killed writers and cut uploads left behind before this time; count it."""
+
+    @property
+    def incoming(self) -> Path:
+        """The folder of this machine in which blobs that are being received lie."""
+
+
 class Blobs:
     """Content-addressed blobs under `root`. One object may be used by several threads.
 
@@ -49,10 +105,10 @@ class Blobs:
 
     def __init__(self, root: str | os.PathLike[str], *, durable: bool = True) -> None:
         self.root, self._durable = Path(root).absolute(), durable
-        self._incoming = self.root / "incoming"
+        self.incoming = self.root / "incoming"
         self._verified: dict[str, Stamp] = {}
         with self._writing():
-            self._incoming.mkdir(parents=True, exist_ok=True)
+            self.incoming.mkdir(parents=True, exist_ok=True)
 
     def put(self, source: Bytes | os.PathLike[str]) -> str:
         """Store bytes, or the bytes of a file, and return their digest."""
@@ -115,6 +171,9 @@ class Blobs:
         """Whether the blob is here; its bytes are verified when they are read."""
         return self._place(digest).is_file()
 
+    kept = has
+    """Whether the blob is here, asked by whoever names it while nothing may be removed."""
+
     def size(self, digest: str) -> int:
         """The blob's number of bytes."""
         path = self._place(digest)
@@ -129,12 +188,37 @@ class Blobs:
             self._place(digest).unlink(missing_ok=True)
         self._verified.pop(digest, None)
 
-    def sweep(self, before: float) -> int:
-        """Remove what killed writers left behind before this time (seconds since the epoch); count it."""
-        count = 0
-        for left in self._incoming.iterdir():
+    def adopt(self, handle: int, temporary: Path, digest: str) -> None:
+        """Make a file under `incoming`, whose bytes have this digest, a blob."""
+        if self._is_intact(digest):
+            temporary.unlink()
+        else:
+            self._publish(handle, temporary, digest)
+
+    def listed(self) -> Iterator[Listed]:
+        """All blobs there are."""
+        for folder in self.root.glob("[0-9a-f][0-9a-f]"):
+            for path in folder.iterdir():
+                with suppress(FileNotFoundError):
+                    status = path.stat()
+                    yield Listed(folder.name + path.name, status.st_size, status.st_mtime)
+
+    def remove(self, digests: Iterable[str], before: float) -> list[str]:
+        """Remove those that nobody has put since a time (seconds since the epoch), and name them."""
+        removed = []
+        for digest in digests:
             with suppress(FileNotFoundError):
-                if left.stat().st_mtime < before:
+                if self._place(digest).stat().st_mtime < before:
+                    self.drop(digest)
+                    removed.append(digest)
+        return removed
+
+    def sweep(self, before: float) -> int:
+        """Remove what killed writers and cut uploads left behind before this time; count it."""
+        count = 0
+        for left in self.incoming.rglob("*"):
+            with suppress(FileNotFoundError):
+                if left.is_file() and left.stat().st_mtime < before:
                     left.unlink()
                     count += 1
         return count
@@ -154,9 +238,14 @@ class Blobs:
         self._verified[digest] = stamp
 
     def _is_intact(self, digest: str) -> bool:
+        """Whether the blob is here; then it counts as put now, so that nobody takes it for forgotten."""
         try:
-            self.path(digest)
-        except (BlobMissing, BlobCorrupt):
+            path = self.path(digest)
+            status = path.stat()
+            if time.time() - status.st_mtime > TOUCH_SECONDS:
+                os.utime(path)
+                self._verified[digest] = status.st_ino, status.st_size, path.stat().st_mtime_ns
+        except (BlobMissing, BlobCorrupt, FileNotFoundError):
             return False
         return True
 
@@ -197,7 +286,7 @@ class Blobs:
     @contextmanager
     def _temporary(self) -> Iterator[tuple[int, Path]]:
         with self._writing():
-            handle, name = tempfile.mkstemp(dir=self._incoming)
+            handle, name = tempfile.mkstemp(dir=self.incoming)
         try:
             yield handle, Path(name)
         finally:

@@ -21,6 +21,7 @@ from sqlalchemy.exc import IntegrityError
 from scheduler.job.database import Database
 from scheduler.job.events import CancelRequested, Checkpointed, Event, Found
 from scheduler.job.ids import job_id
+from scheduler.job.naming import Kept, check_named, named_by, named_in
 from scheduler.job.rows import event_of, event_row, job_of, new_row, record_of, state_columns
 from scheduler.job.seen import Head, Logged, Record, Seen
 from scheduler.job.spec import JobSpec, parse_spec
@@ -101,6 +102,7 @@ class Store(Database):
         super().__init__(url, durable=durable)
         self._entropy, self.seen = entropy, Seen()
         self._insert_value = insert_new_value(self.dialect)
+        self.kept: Kept | None = None
 
     def submit(
         self,
@@ -122,8 +124,9 @@ class Store(Database):
         new = self._new(values)
         try:
             with self.transaction(writes=True, promises=True) as connection:
+                connection.execute(INSERT_JOB, {**new_row(record), "work": work})  # from here on no value is removed
                 self._write_values(connection, new)
-                connection.execute(INSERT_JOB, {**new_row(record), "work": work})
+                check_named(connection, (named_by(spec) | named_in(kept)) - new.keys(), self.kept)
                 if logged:
                     connection.execute(INSERT_EVENT, [event_row(record.id, one) for one in logged])
         except IntegrityError:
@@ -336,6 +339,7 @@ class Store(Database):
             raise SeqConflict(f"the journal of job {record.id} grew past {record.seq} meanwhile; read it again")
         connection.execute(INSERT_EVENT, [event_row(record.id, one) for one in logged])
         self._write_values(connection, new)
+        check_named(connection, named_in(kept) - new.keys(), self.kept)
         return _Written(after, logged, commands)
 
     def _new(self, values: SmallValues) -> dict[str, bytes]:

@@ -113,8 +113,8 @@ class DatabaseUnavailable(ServiceUnavailable):
     """The job database does not answer, or not as a database should."""
 
 
-def insert_new_value(dialect: str) -> postgresql.Insert | sqlite.Insert:
-    """The statement that inserts a small value unless it is there, in the words of the dialect."""
+def insert_new_value(dialect: str, table: Table = small_values) -> postgresql.Insert | sqlite.Insert:
+    """The statement that inserts a row, such as a small value, unless it is there, in the words of the dialect."""
     if dialect == "postgresql":
-        return postgresql.insert(small_values).on_conflict_do_nothing()
-    return sqlite.insert(small_values).on_conflict_do_nothing()
+        return postgresql.insert(table).on_conflict_do_nothing()
+    return sqlite.insert(table).on_conflict_do_nothing()

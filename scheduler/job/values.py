@@ -5,15 +5,17 @@ A transaction costs less than a file that is synchronised to disk, and one that 
 
 import hashlib
 
-from scheduler.job.blobs import Blobs, Bytes
+from scheduler.job.blobs import BlobStore, Bytes
+from scheduler.job.naming import ValueGone
 from scheduler.job.store import SMALL_BYTES, Store
 
 
 class Values:
     """The bytes of graphs, feeds, checkpoints and results."""
 
-    def __init__(self, store: Store, blobs: Blobs) -> None:
+    def __init__(self, store: Store, blobs: BlobStore) -> None:
         self._store, self.blobs = store, blobs
+        store.kept = blobs.kept
 
     def put(self, data: Bytes, beside: dict[str, bytes]) -> str:
         """Keep bytes and return their digest. Little ones are put into `beside`, which goes to the store with the digest."""
@@ -28,6 +30,11 @@ class Values:
     def has(self, digest: str) -> bool:
         """Whether the bytes are here."""
         return self._store.value(digest) is not None or self.blobs.has(digest)
+
+    def forget(self, gone: ValueGone) -> None:
+        """Values are not there any more: to put them again is not in vain."""
+        for digest in gone.digests:
+            self._store.seen.drop_value(digest)
 
     def drop(self, digest: str) -> None:
         """Remove bytes that nothing names any more."""
