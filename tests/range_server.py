@@ -11,7 +11,7 @@ class RangeServer(ThreadingHTTPServer):
     """Files in memory by name. `served`: name, begin and end of all bytes that went out.
 
     moved: names that are elsewhere by now, and where. fail: so many answers are 503; fail_large: so many answers to requests for
-    more than a header are. stall_large: so many of those do not come before `go` is set.
+    more than a header are.
     """
 
     daemon_threads = True
@@ -22,7 +22,6 @@ class RangeServer(ThreadingHTTPServer):
         self.moved: dict[str, str] = {}
         self.served: list[tuple[str, int, int]] = []
         self.ranges, self.etags, self.fail, self.fail_large = True, True, 0, 0
-        self.stall_large, self.go = 0, threading.Event()
 
     def url(self, name: str) -> str:
         """Where a file is."""
@@ -56,9 +55,6 @@ class _Handler(BaseHTTPRequestHandler):
         if body and end - begin > 4096 and self.server.fail_large > 0:
             self.server.fail_large -= 1
             return self._plain(503)
-        if body and end - begin > 4096 and self.server.stall_large > 0:
-            self.server.stall_large -= 1
-            self.server.go.wait()
         self.send_response(206 if end - begin < len(content) else 200)
         self.send_header("Content-Length", str(end - begin))
         if self.server.etags:

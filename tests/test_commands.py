@@ -98,6 +98,7 @@ def words_of(path: str, served: Served, out: Path) -> list[object]:
         "gradfleet token create": lambda: ["ann"],
         "gradfleet token list": list,
         "gradfleet token revoke": lambda: ["bob"],
+        "gradfleet sweep": list,
     }
     return [*path.split()[1:], *known[path]()]
 

@@ -17,8 +17,6 @@ from scheduler.driver import calls, overseer, quick, scout
 from scheduler.pipeline import compile
 from tests.faulty import Rules, disturb
 from tests.jobs import bits, kinds, pool_of, under_way, until
-from tests.range_server import serving
-from tests.test_data_remote import npy
 from tests.test_fault_moments import CARRIES, FEEDS, GRAPH
 
 pytestmark = pytest.mark.usefixtures("local_ray")
@@ -52,6 +50,7 @@ def rules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Rules:
 def connected(workers: int) -> Iterator[Client]:
     with connect(workers=workers) as client:
         client.submit(FACTOR, {"a": SQUARE}).result()
+        until(lambda: len(pool_of(client).pids()) == workers)
         yield client
 
 
@@ -167,19 +166,3 @@ def test_a_short_job_that_hangs_is_done_by_another_worker_too(
             np.testing.assert_allclose(job.result()["factor"], np.linalg.cholesky(SQUARE), rtol=1e-14)
         assert sum(map(rules.used, held)) == 1
         assert sum(kinds(job).count("straggled") for job in jobs) >= 1
-
-
-def test_a_read_that_does_not_end_is_made_by_another_worker(pair: Client, undisturbed: dict[str, bytes]) -> None:
-    """The others know how long a chunk takes to read."""
-    x = gi.input("x", ("n", 1000))
-    graph = gi.Graph({"s": gi.sum(x, axis=0)})
-    rows = np.random.default_rng(3).normal(size=(160, 1000))
-    with serving() as server:
-        server.files["x.npy"] = npy(rows)
-        server.stall_large = 1
-        job = pair.submit(graph, {"x": gi.dataset(server.url("x.npy"))}, chunk={"n": 10}, retries=0)
-        found = job.result()["s"]
-        server.go.set()
-    with connect(workers=0) as inline:
-        assert found.tobytes() == inline.submit(graph, {"x": rows}, chunk={"n": 10}).result()["s"].tobytes()
-    assert kinds(job).count("straggled") == 1

@@ -38,6 +38,7 @@ def s3() -> Iterator[str]:
         for name, value in told.items():
             patch.setenv(name, value)
             patch.setitem(ENVIRONMENT, name, value)
+        fsspec.get_filesystem_class("s3").clear_instance_cache()  # of another server
         fsspec.filesystem("s3").mkdir("blobs-of-tests")
         yield "s3://blobs-of-tests/below"
         fsspec.filesystem("s3").clear_instance_cache()

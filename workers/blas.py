@@ -12,8 +12,11 @@ from threadpoolctl import ThreadpoolController
 
 @cache
 def _controller() -> ThreadpoolController:
-    """Found once a process: looking through the loaded libraries takes half a millisecond."""
-    return ThreadpoolController()
+    """Found once a process: looking through the loaded libraries takes half a millisecond.
+
+    OpenMP on its own is not looked after: its number of threads is a thread's own, and what computes here asks BLAS.
+    """
+    return ThreadpoolController().select(user_api="blas")
 
 
 @contextmanager
@@ -63,7 +66,7 @@ _LIMITS = _Limits()
 
 def libraries() -> list[str]:
     """NumPy's BLAS, with its version and the core that it is tuned for; all there are if NumPy brings none of its own."""
-    known = [info for info in _controller().info() if info["user_api"] == "blas"]
+    known = _controller().info()
     home = Path(np.__file__).parent
     own = [info for info in known if Path(info["filepath"]).is_relative_to(home.parent / "numpy.libs")]
     own += [info for info in known if Path(info["filepath"]).is_relative_to(home)]

@@ -17,6 +17,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from scheduler.job.tables import StoreError
 
 BUSY_SECONDS = 30
+WAL_ATTEMPTS = 20
 WRITES, PROMISES = "gradfleet_writes", "gradfleet_promises"
 POOL, OVERFLOW = 10, 20
 """Connections to PostgreSQL that one process keeps, and how many more it may open for a while."""
@@ -88,7 +89,15 @@ def _prepare_sqlite(engine: Engine, *, durable: bool) -> None:
         connection.isolation_level = None  # the driver starts no transaction by itself; `begun` does
         cursor = connection.cursor()
         cursor.execute(f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000}")
-        cursor.execute("PRAGMA journal_mode = WAL")
+        for attempt in range(WAL_ATTEMPTS):
+            try:
+                cursor.execute("PRAGMA journal_mode = WAL")
+                break
+            except connection.OperationalError:  # others change it too, for which SQLite does not wait by itself
+                if attempt == WAL_ATTEMPTS - 1:
+                    raise
+                cursor.execute("BEGIN IMMEDIATE")  # which does wait, until they are done
+                cursor.execute("COMMIT")
         cursor.execute("PRAGMA synchronous = NORMAL")
         cursor.execute("PRAGMA foreign_keys = ON")
         cursor.close()

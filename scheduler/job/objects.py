@@ -158,7 +158,7 @@ class ObjectBlobs:
             else:
                 self._fs.put_file(str(path), place)
         self._damaged.discard(digest)
-        self._grown(size)
+        self._grown(digest, size)
         return digest
 
     def _fetch(self, digest: str) -> None:
@@ -170,7 +170,7 @@ class ObjectBlobs:
         except BlobMismatch as error:
             self._damaged.add(digest)
             raise BlobCorrupt(f"blob {digest} is damaged in {self.url}: {error}; upload the same data again") from None
-        self._grown(int(info["size"]))
+        self._grown(digest, int(info["size"]))
 
     def _parts(self, digest: str, size: int) -> Iterator[bytes]:
         borders = [*range(0, size, PART), size]
@@ -181,21 +181,22 @@ class ObjectBlobs:
                 starts, ends = some[:-1], some[1:]
                 yield from self._fs.cat_ranges([place] * len(starts), starts, ends, on_error="raise")
 
-    def _grown(self, size: int) -> None:
+    def _grown(self, digest: str, size: int) -> None:
         self._since += size
         if self._since > self._cache_bytes // 8:
-            self._evict()
+            self._evict(digest)
 
-    def _evict(self) -> None:
-        """Let go of what was not used for longest, until the cache is as small as it should be."""
+    def _evict(self, kept: str = "") -> None:
+        """Let go of what was not used for longest, but for one that is about to be read, until the cache is small enough."""
         with self._evicting:
             self._since = 0
             files = [
                 (path.stat(), each.digest)
                 for each in self._here.listed()
-                if (path := self._here.root / each.digest[:2] / each.digest[2:]).exists()
+                if each.digest != kept and (path := self._here.root / each.digest[:2] / each.digest[2:]).exists()
             ]
-            total, rests = sum(status.st_size for status, _ in files), time.time() - REST_SECONDS
+            rests = time.time() - REST_SECONDS
+            total = sum(status.st_size for status, _ in files) + (self._here.path(kept).stat().st_size if kept else 0)
             for status, digest in sorted(files, key=lambda file: file[0].st_atime):
                 if total <= self._cache_bytes or status.st_atime > rests:
                     return
