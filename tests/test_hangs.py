@@ -65,7 +65,7 @@ def pair(rules: Rules, local_ray: None) -> Iterator[Client]:
     yield from connected(2)
 
 
-@pytest.mark.parametrize("when", ["map", "single"])
+@pytest.mark.parametrize("when", ["map", pytest.param("single", marks=pytest.mark.slow)])
 def test_the_very_first_run_of_a_job_on_one_worker_is_tried_elsewhere(
     lone: Client, rules: Rules, undisturbed: dict[str, bytes], when: str
 ) -> None:
@@ -77,6 +77,7 @@ def test_the_very_first_run_of_a_job_on_one_worker_is_tried_elsewhere(
     assert pid not in pool_of(lone).pids()
 
 
+@pytest.mark.slow
 def test_a_first_run_that_takes_as_long_elsewhere_is_waited_for(
     lone: Client, rules: Rules, undisturbed: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -91,6 +92,7 @@ def test_a_first_run_that_takes_as_long_elsewhere_is_waited_for(
     assert pool_of(lone).pids() == pids
 
 
+@pytest.mark.slow
 def test_a_hanging_worker_is_noticed_when_its_job_has_to_make_way(
     pair: Client, rules: Rules, undisturbed: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -109,6 +111,7 @@ def test_a_hanging_worker_is_noticed_when_its_job_has_to_make_way(
     assert pids[1] not in pool_of(pair).pids()
 
 
+@pytest.mark.slow
 def test_a_worker_hangs_while_the_end_of_another_one_is_dealt_with(
     pair: Client, rules: Rules, undisturbed: dict[str, bytes]
 ) -> None:

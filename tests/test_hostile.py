@@ -124,6 +124,7 @@ def test_as_bodies(served: Served) -> None:
         assert http.post("/v1/jobs", content=packed, headers=headers).status_code == 422  # it is not unpacked
 
 
+@pytest.mark.slow
 def test_as_tokens_and_headers(served: Served) -> None:
     odd = [
         "Bearer " + "x" * 60_000,

@@ -148,6 +148,7 @@ def until(job: Any, kind: str) -> None:
     assert any(event["type"] == kind for event in job.events()), f"nothing was {kind}"
 
 
+@pytest.mark.slow
 def test_a_runner_that_stands_still_loses_its_job_to_another(world: World) -> None:
     """It lives, so nobody can know it is gone, but it does not show itself; when it goes on it must write nothing."""
     first, second = world.runners

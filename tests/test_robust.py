@@ -85,6 +85,7 @@ def test_a_full_disk(tmp_path: Path) -> None:
         assert served.process.poll() is None
 
 
+@pytest.mark.slow
 def test_slow_and_silent_clients_keep_nobody_waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process, "COMMAND", [sys.executable, "-c", IMPATIENT])
     with serving(tmp_path, "--workers", 0) as served, ExitStack() as lines, connect(served.url) as client:
