@@ -17,6 +17,7 @@ from graphir.node import Array
 from graphir.ops import correlate as plain
 from graphir.ops.correlate import Ints, Windows
 from workers.backends.llvm import products
+from workers.backends.llvm.vectors import BYTES
 
 LEAST = 1 << 17
 """Multiplications below which a call of compiled code does not gain."""
@@ -56,7 +57,7 @@ def conv_kernel(
 
 def _worth(x: Array, g: Windows, pairs: int, filters: int) -> bool:
     """pairs: of a channel and a filter, for each image; filters: of a group."""
-    if x.dtype.name not in products.TYPES or pairs * g.taps * prod(g.outputs) < LEAST:
+    if x.dtype.name not in BYTES or pairs * g.taps * prod(g.outputs) < LEAST:
         return False
     shape = products.shape(x.dtype.name, min(filters, 8))
     rows = [-(-r // s) for r, s in zip(g.reach, g.strides, strict=True)]

@@ -6,7 +6,7 @@
 
 from collections.abc import Sequence
 
-from workers.backends.llvm.code import TYPES, Code
+from workers.backends.llvm.vectors import Vectors
 
 MOST_COLUMNS = {"rows": 12, "sums": 16}
 """With more, BLAS is as fast."""
@@ -38,13 +38,10 @@ def registers(width: int) -> int:
     return 24 if width == 64 else 12
 
 
-class _Panel:
+class _Panel(Vectors):
     def __init__(self, dtype: str, terms: int, columns: int, lanes: int) -> None:
-        self.code = Code()
-        self.type, self.size = TYPES[dtype], 4 if dtype == "float32" else 8
-        self.terms, self.columns, self.lanes = terms, columns, lanes
-        self.vector = f"<{lanes} x {self.type}>"
-        self.suffix = f"v{lanes}f{self.size * 8}"
+        super().__init__(dtype, lanes)
+        self.terms, self.columns = terms, columns
         self.padded = -(-terms // lanes) * lanes
         self._block, self._labels = "entry", 0
 
@@ -73,9 +70,6 @@ class _Panel:
     def place(self, pointer: str, offset: str) -> str:
         """So many bytes on."""
         return self.code.make(f"getelementptr i8, ptr {pointer}, i64 {offset}")
-
-    def load(self, pointer: str) -> str:
-        return self.code.make(f"load {self.vector}, ptr {pointer}, align {self.size}")
 
     def part(self, pointer: str, count: int) -> str:
         """A vector whose first lanes alone are in memory; the others are zero."""
@@ -110,25 +104,8 @@ class _Panel:
     def mask(self, count: int) -> str:
         return "<" + ", ".join([f"i1 {int(lane < count)}" for lane in range(self.lanes)]) + ">"
 
-    def fma(self, a: str, b: str, total: str) -> str:
-        self.code.declared.add(
-            f"declare {self.vector} @llvm.fma.{self.suffix}({self.vector}, {self.vector}, {self.vector})"
-        )
-        return self.code.make(
-            f"call {self.vector} @llvm.fma.{self.suffix}({self.vector} {a}, {self.vector} {b}, {self.vector} {total})"
-        )
-
     def add(self, a: str, b: str) -> str:
         return self.code.make(f"fadd {self.vector} {a}, {b}")
-
-    def everywhere(self, pointer: str) -> str:
-        """A number in all lanes."""
-        c = self.code
-        number = c.make(f"load {self.type}, ptr {pointer}, align {self.size}")
-        first = c.make(f"insertelement {self.vector} poison, {self.type} {number}, i64 0")
-        return c.make(
-            f"shufflevector {self.vector} {first}, {self.vector} poison, <{self.lanes} x i32> zeroinitializer"
-        )
 
     def totals(self, vectors: Sequence[str]) -> list[str]:
         """The sums of each vector's lanes, a vector of them for as many vectors as there are lanes."""

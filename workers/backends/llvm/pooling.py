@@ -15,6 +15,7 @@ from graphir.ops import pooling as plain
 from graphir.ops.correlate import Ints
 from workers.backends.llvm import build
 from workers.backends.llvm.code import TYPES, Code
+from workers.backends.llvm.vectors import BYTES
 
 LEAST = 1 << 12
 """Windows below which a call of compiled code does not gain."""
@@ -44,7 +45,7 @@ def window_max_share(ct: Array, x: Array, *, kernel: Ints, outputs: Ints, stride
 def _worth(x: Array, kernel: Ints, outputs: Ints) -> bool:
     windows = prod(x.shape[: x.ndim - len(kernel)]) * prod(outputs)
     small = len(kernel) in (1, 2) and prod(kernel) <= MOST_TAPS
-    return small and x.dtype.name in ("float32", "float64") and windows >= LEAST
+    return small and x.dtype.name in BYTES and windows >= LEAST
 
 
 def _run(

@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from functools import cache
 
 from workers.backends.llvm import build
+from workers.backends.llvm.vectors import BYTES, Vectors
 
-TYPES = {"float32": ("float", "f32", 4), "float64": ("double", "f64", 8)}
-"""LLVM's name of the type, its suffix, bytes."""
 _RUN = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * 4, *[ctypes.c_int64] * 8)
 
 
@@ -32,7 +31,7 @@ def shape(dtype: str, filters: int, *, sums: bool = False) -> Shape:
     large = build.has_feature("avx512f")
     most = 8 if large else 4
     tall = next(size for size in (1, 2, 4, 8) if size >= min(filters, most))
-    lanes = (64 if large else 32) // TYPES[dtype][2]
+    lanes = (64 if large else 32) // BYTES[dtype]
     return Shape(lanes, max(1, tall // 2), 6) if sums else Shape(lanes, tall, 3)
 
 
@@ -47,66 +46,48 @@ def function(dtype: str, filters: int, *, sums: bool = False) -> Callable[..., N
     return made
 
 
-class _Text:
+class _Text(Vectors):
     """Lines of a function over vectors of one type."""
 
     def __init__(self, dtype: str, lanes: int) -> None:
-        self.type, self.suffix, self.item = TYPES[dtype]
-        self.vector = f"<{lanes} x {self.type}>"
-        self.lines: list[str] = []
-        self.declared = f"declare {self.vector} @llvm.fma.v{lanes}{self.suffix}({', '.join([self.vector] * 3)})"
-        self._lanes = lanes
-        self._count, self._label = 0, "entry"
-
-    def make(self, text: str) -> str:
-        self._count += 1
-        self.lines.append(f"  %v{self._count} = {text}")
-        return f"%v{self._count}"
+        super().__init__(dtype, lanes)
+        self._label = "entry"
 
     def two(self, operation: str, left: str, right: str | int) -> str:
         """Of two whole numbers."""
-        return self.make(f"{operation} i64 {left}, {right}")
+        return self.code.two(operation, "i64", left, str(right))
+
+    def on(self, pointer: str, type_: str, number: str | int) -> str:
+        """The pointer so many numbers, vectors or offsets on."""
+        return self.code.make(f"getelementptr {type_}, ptr {pointer}, i64 {number}")
 
     def at(self, pointer: str, *terms: tuple[str, str | int]) -> str:
-        """The pointer so many elements on: a sum of products."""
+        """The pointer so many numbers on: a sum of products."""
         for left, right in terms:
-            pointer = self.make(f"getelementptr {self.type}, ptr {pointer}, i64 {self.two('mul', left, right)}")
+            pointer = self.on(pointer, self.type, self.two("mul", left, right))
         return pointer
 
-    def load(self, pointer: str, number: int = 0) -> str:
-        """The vector that is so many vectors on."""
-        place = self.make(f"getelementptr {self.vector}, ptr {pointer}, i64 {number}")
-        return self.make(f"load {self.vector}, ptr {place}, align {self.item}")
-
-    def everywhere(self, pointer: str, number: int) -> str:
-        """A vector of one number in memory."""
-        place = self.make(f"getelementptr {self.type}, ptr {pointer}, i64 {number}")
-        one = self.make(f"load {self.type}, ptr {place}, align {self.item}")
-        first = self.make(f"insertelement {self.vector} poison, {self.type} {one}, i64 0")
-        return self.make(
-            f"shufflevector {self.vector} {first}, {self.vector} poison, <{self._lanes} x i32> zeroinitializer"
-        )
-
-    def fma(self, left: str, right: str, total: str) -> str:
-        values = ", ".join([f"{self.vector} {value}" for value in (left, right, total)])
-        return self.make(f"call {self.vector} @llvm.fma.v{self._lanes}{self.suffix}({values})")
+    def offset(self, pointer: str, number: str | int) -> str:
+        """The whole number at a position of a list."""
+        return self.code.make(f"load i64, ptr {self.on(pointer, 'i64', number)}")
 
     @contextmanager
     def loop(self, name: str, count: str, totals: list[str]) -> Iterator[str]:
         """Counts to a number that is at least 1; the totals, names of vectors, are changed inside and known after it."""
         name = f"each.{name}"
         before, self._label = self._label, name
-        self.lines += [f"  br label %{name}", f"{name}:"]
-        at = len(self.lines)
+        lines = self.code.lines
+        lines += [f"  br label %{name}", f"{name}:"]
+        at = len(lines)
         given = list(totals)
         phis = [f"%{name}.t{k}" for k in range(len(totals))]
         totals[:] = phis
         yield f"%{name}.i"
-        self.lines += [
+        lines += [
             f"  %{name}.n = add nuw nsw i64 %{name}.i, 1", f"  %{name}.m = icmp ult i64 %{name}.n, {count}",
             f"  br i1 %{name}.m, label %{name}, label %{name}.end", f"{name}.end:",
         ]  # fmt: skip
-        self.lines[at:at] = [
+        lines[at:at] = [
             f"  %{name}.i = phi i64 [0, %{before}], [%{name}.n, %{self._label}]",
             *[
                 f"  {phi} = phi {self.vector} [{first}, %{before}], [{last}, %{self._label}]"
@@ -120,7 +101,8 @@ def _text(t: _Text) -> str:
     parameters = "ptr noalias %x, ptr noalias %off, ptr noalias %w, ptr noalias %out, " + ", ".join(
         [f"i64 %{name}" for name in ("images", "image", "groups", "group", "terms", "blocks", "steps", "row")]
     )
-    return "\n".join([t.declared, f"define void @RUN({parameters}) nounwind {{", "entry:", *t.lines, "  ret void", "}"])
+    head = f"define void @RUN({parameters}) nounwind {{"
+    return "\n".join([*sorted(t.code.declared), head, "entry:", *t.code.lines, "  ret void", "}"])
 
 
 def _products(dtype: str, shape: Shape) -> str:
@@ -137,19 +119,17 @@ def _products(dtype: str, shape: Shape) -> str:
             here = t.at(source, (s, wide * shape.lanes))
             totals = ["zeroinitializer"] * (tall * wide)
             with t.loop("term", "%terms", totals) as q:
-                off = t.make(f"load i64, ptr {t.make(f'getelementptr i64, ptr %off, i64 {q}')}")
-                begin = t.make(f"getelementptr {t.type}, ptr {here}, i64 {off}")
-                given = [t.load(begin, v) for v in range(wide)]
+                begin = t.on(here, t.type, t.offset("%off", q))
+                given = [t.load(t.on(begin, t.vector, v)) for v in range(wide)]
                 factors = t.at(kernels, (q, tall))
                 for f in range(tall):
-                    factor = t.everywhere(factors, f)
+                    factor = t.everywhere(t.on(factors, t.type, f))
                     for v in range(wide):
                         totals[f * wide + v] = t.fma(factor, given[v], totals[f * wide + v])
             for f in range(tall):
                 row = t.at(rows, ("%row", f), (s, wide * shape.lanes))
                 for v in range(wide):
-                    place = t.make(f"getelementptr {t.vector}, ptr {row}, i64 {v}")
-                    t.lines.append(f"  store {t.vector} {totals[f * wide + v]}, ptr {place}, align {t.item}")
+                    t.code.say(f"store {t.vector} {totals[f * wide + v]}, ptr {t.on(row, t.vector, v)}, align {t.size}")
     return _text(t)
 
 
@@ -157,34 +137,33 @@ def _sums(dtype: str, shape: Shape) -> str:
     """out[group, filter, term] = sum over images and places of w[image, group, filter, place] * x[image, group, off[term] + place]."""
     t = _Text(dtype, shape.lanes)
     tall, wide = shape.tall, shape.wide
-    t.declared += f"\ndeclare {t.type} @llvm.vector.reduce.fadd.v{shape.lanes}{t.suffix}({t.type}, {t.vector})"
+    t.code.declared.add(f"declare {t.type} @llvm.vector.reduce.fadd.{t.suffix}({t.type}, {t.vector})")
     width = t.two("mul", "%terms", wide)
     with t.loop("group", "%groups", []) as g, t.loop("block", "%blocks", []) as b, t.loop("term", "%terms", []) as q:
         block = t.two("add", t.two("mul", g, "%blocks"), b)
-        places = t.make(f"getelementptr i64, ptr %off, i64 {t.two('mul', q, wide)}")
-        offsets = [t.make(f"load i64, ptr {t.make(f'getelementptr i64, ptr {places}, i64 {j}')}") for j in range(wide)]
+        places = t.on("%off", "i64", t.two("mul", q, wide))
+        offsets = [t.offset(places, j) for j in range(wide)]
         totals = ["zeroinitializer"] * (tall * wide)
         with t.loop("image", "%images", totals) as i:
             source = t.at("%x", (i, "%image"), (g, "%group"))
             own = t.two("mul", t.two("mul", i, "%groups"), "%blocks")
             given = t.at("%w", (t.two("add", own, block), t.two("mul", "%row", tall)))
             lines = [t.at(given, ("%row", f)) for f in range(tall)]
-            starts = [t.make(f"getelementptr {t.type}, ptr {source}, i64 {off}") for off in offsets]
+            starts = [t.on(source, t.type, off) for off in offsets]
             with t.loop("step", "%steps", totals) as s:
                 step = t.two("mul", s, shape.lanes)
-                left = [t.load(t.make(f"getelementptr {t.type}, ptr {line}, i64 {step}")) for line in lines]
+                left = [t.load(t.on(line, t.type, step)) for line in lines]
                 for j, start in enumerate(starts):
-                    right = t.load(t.make(f"getelementptr {t.type}, ptr {start}, i64 {step}"))
+                    right = t.load(t.on(start, t.type, step))
                     for f in range(tall):
                         totals[f * wide + j] = t.fma(left[f], right, totals[f * wide + j])
         out = t.at("%out", (t.two("mul", block, tall), width), (q, wide))
         for f in range(tall):
             row = t.at(out, (width, f))
             for j in range(wide):
-                total = t.make(
-                    f"call reassoc {t.type} @llvm.vector.reduce.fadd.v{shape.lanes}{t.suffix}"
+                total = t.code.make(
+                    f"call reassoc {t.type} @llvm.vector.reduce.fadd.{t.suffix}"
                     f"({t.type} -0.0, {t.vector} {totals[f * wide + j]})"
                 )
-                place = t.make(f"getelementptr {t.type}, ptr {row}, i64 {j}")
-                t.lines.append(f"  store {t.type} {total}, ptr {place}, align {t.item}")
+                t.code.say(f"store {t.type} {total}, ptr {t.on(row, t.type, j)}, align {t.size}")
     return _text(t)
