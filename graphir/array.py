@@ -279,7 +279,8 @@ def any(x: Any, /, axis: Any = None, *, keepdims: bool = False) -> Expr:
     return _reduce(reduction.reduce_any, cast(as_expr(x), BOOL), axis, keepdims)
 
 
-def _floating(x: Any) -> Expr:
+def floating(x: Any) -> Expr:
+    """The value, in float64 if it is of no floating dtype."""
     value = as_expr(x)
     return cast(value, float_for(value.dtype))
 
@@ -287,7 +288,7 @@ def _floating(x: Any) -> Expr:
 @located
 def logsumexp(x: Any, /, axis: Any = None, *, keepdims: bool = False) -> Expr:
     """log(sum(exp(x))) over axes, without overflow."""
-    return _reduce(reduction.logsumexp, _floating(x), axis, keepdims)
+    return _reduce(reduction.logsumexp, floating(x), axis, keepdims)
 
 
 @located
@@ -302,14 +303,14 @@ def count(value: Expr, axes: tuple[int, ...]) -> Expr:
 @located
 def mean(x: Any, /, axis: Any = None, *, keepdims: bool = False) -> Expr:
     """The arithmetic mean over axes."""
-    value = _floating(x)
+    value = floating(x)
     return sum(value, axis, keepdims=keepdims) / count(value, _axes(axis, value.ndim))
 
 
 @located
 def var(x: Any, /, axis: Any = None, *, correction: float = 0.0, keepdims: bool = False) -> Expr:
     """The variance over axes, divided by the number of elements less `correction`."""
-    value = _floating(x)
+    value = floating(x)
     squares = ELEMENTWISE["square"](value - mean(value, axis, keepdims=True))
     number = count(value, _axes(axis, value.ndim))
     return sum(squares, axis, keepdims=keepdims) / (number - correction if correction else number)
@@ -324,14 +325,14 @@ def std(x: Any, /, axis: Any = None, *, correction: float = 0.0, keepdims: bool 
 @located
 def softmax(x: Any, /, axis: Any = -1) -> Expr:
     """exp(x) / sum(exp(x)) over axes, without overflow."""
-    value = _floating(x)
+    value = floating(x)
     return Expr(reduction.softmax(value.node, axes=_axes(axis, value.ndim)))
 
 
 @located
 def log_softmax(x: Any, /, axis: Any = -1) -> Expr:
     """log(softmax(x)), accurate where softmax is tiny."""
-    value = _floating(x)
+    value = floating(x)
     return value - logsumexp(value, axis, keepdims=True)
 
 

@@ -7,20 +7,13 @@ from typing import Any
 import numpy as np
 
 from graphir import arrange, array, manipulate
-from graphir.array import constant, normal_axis, where
+from graphir.array import constant, floating, normal_axis, where
 from graphir.elementwise import abs as absolute
 from graphir.elementwise import floor_divide, isnan, maximum, minimum, pow, remainder, sign, sin, trunc
 from graphir.errors import AttributeValueError
 from graphir.expr import NUMPY, Expr, as_expr, cast, match_dtypes
 from graphir.numpy_api.layout import known, ravel
 from graphir.origin import located
-from graphir.types import float_for
-
-
-def _floating(x: Any) -> Expr:
-    value = as_expr(x)
-    return cast(value, float_for(value.dtype))
-
 
 # ---- statistics ----
 
@@ -40,7 +33,7 @@ def std(a: Any, axis: Any = None, *, ddof: float = 0, keepdims: bool = False, co
 @located
 def average(a: Any, axis: int | None = None, weights: Any = None, *, keepdims: bool = False) -> Expr:
     """The mean over an axis, or over all, weighted if weights are given."""
-    value = _floating(a)
+    value = floating(a)
     if weights is None:
         return array.mean(value, axis, keepdims=keepdims)
     weight = as_expr(weights)
@@ -56,7 +49,7 @@ def average(a: Any, axis: int | None = None, weights: Any = None, *, keepdims: b
 @located
 def median(a: Any, axis: int | None = None, *, keepdims: bool = False) -> Expr:
     """The middle element, or the mean of the two in the middle; NaN where there is one."""
-    value = _floating(a)
+    value = floating(a)
     flat, at = (ravel(value), 0) if axis is None else (value, normal_axis(axis, value.ndim))
     count = known(flat, at, "a median")
     middle = array.take(arrange.sort(flat, at), np.arange((count - 1) // 2, count // 2 + 1), axis=at)
@@ -86,7 +79,7 @@ def _skipping_nan(of: Callable[..., Expr], instead: float) -> Callable[..., Expr
 @located
 def nanmean(a: Any, axis: Any = None, *, keepdims: bool = False) -> Expr:
     """The mean of the elements that are not NaN."""
-    value = _floating(a)
+    value = floating(a)
     count = array.sum(cast(~isnan(value), value.dtype), axis, keepdims=keepdims)
     return NUMPY["nansum"](value, axis, keepdims=keepdims) / count  # type: ignore[no-any-return]
 
@@ -150,14 +143,14 @@ def heaviside(x1: Any, x2: Any) -> Expr:
 @located
 def cbrt(x: Any) -> Expr:
     """The real cube root."""
-    value = _floating(x)
+    value = floating(x)
     return sign(value) * pow(absolute(value), 1 / 3)
 
 
 @located
 def sinc(x: Any) -> Expr:
     """sin(pi x) / (pi x), and 1 at 0."""
-    value = _floating(x) * np.pi
+    value = floating(x) * np.pi
     safe = where(value == 0, constant(1, value.dtype), value)
     return where(value == 0, constant(1, value.dtype), sin(safe) / safe)
 
@@ -188,7 +181,7 @@ def select(condlist: Sequence[Any], choicelist: Sequence[Any], default: Any = 0)
 @located
 def interp(x: Any, xp: Any, fp: Any, left: Any = None, right: Any = None) -> Expr:
     """Linear interpolation in the points (xp, fp), xp rising; the end values, or left and right, outside."""
-    value, places = match_dtypes(_floating(x), _floating(xp))
+    value, places = match_dtypes(floating(x), floating(xp))
     heights = as_expr(fp)
     count = known(places, 0, "interpolation")
     after = array.clip(arrange.searchsorted(places, ravel(value), side="right"), 1, max(count - 1, 1))
@@ -207,7 +200,7 @@ NUMPY |= {
     )
 }  # fmt: skip
 NUMPY |= {"exp2": lambda x: pow(2.0, x), "fix": trunc}
-NUMPY |= {name: lambda x: _floating(x) * (np.pi / 180) for name in ("deg2rad", "radians")}
-NUMPY |= {name: lambda x: _floating(x) * (180 / np.pi) for name in ("rad2deg", "degrees")}
+NUMPY |= {name: lambda x: floating(x) * (np.pi / 180) for name in ("deg2rad", "radians")}
+NUMPY |= {name: lambda x: floating(x) * (180 / np.pi) for name in ("rad2deg", "degrees")}
 NUMPY |= {"nansum": _skipping_nan(array.sum, 0.0), "nanprod": _skipping_nan(array.prod, 1.0)}
 NUMPY |= {"nanmax": _skipping_nan(array.max, -np.inf), "nanmin": _skipping_nan(array.min, np.inf)}
