@@ -5,6 +5,7 @@ not even answer while its call takes far too long is killed; one that is merely 
 """
 
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from graphir.errors import ServiceUnavailable
 from graphir.partition.plan import Plan
 from scheduler.driver.members import Member
 from scheduler.driver.overseer import Overseer
-from scheduler.driver.pool import Interrupted
+from scheduler.driver.pool import Interrupted, TaskError, task_error, tell_bound
 from scheduler.driver.turns import Turn
 from workers.activity import Sign
 from workers.mesh import PeerLost
@@ -252,6 +253,13 @@ def cause(error: BaseException) -> BaseException:
     if isinstance(error, RayTaskError):
         return error.cause if isinstance(error.cause, BaseException) else error
     return ServiceUnavailable(f"{type(error).__name__}: {error}") if isinstance(error, RayError) else error
+
+
+def rank_error(error: RayError, rank: int, said: Callable[[], str]) -> TaskError:
+    """A task's error on a rank. said: what the plan says of memory, for want of which it may be."""
+    wrong = cause(error)
+    tell_bound(wrong, said)
+    return task_error(wrong, f"worker-{rank}", "".join(traceback.format_exception(error)))
 
 
 def last_words(error: RayError) -> str:

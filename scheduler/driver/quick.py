@@ -5,7 +5,6 @@ is the feeds and one answer. A second worker would cost such a job more than it 
 """
 
 import time
-import traceback
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from graphir.graph import Graph
 from graphir.node import Array
 from graphir.partition.cost import DEFAULT, program_seconds
 from graphir.partition.plan import Plan, Step
-from scheduler.driver.calls import ANSWER_SECONDS, ASK_SECONDS, HANG_SECONDS, cause, last_words
+from scheduler.driver.calls import ANSWER_SECONDS, ASK_SECONDS, HANG_SECONDS, last_words, rank_error
 from scheduler.driver.members import Assignment, Member, greeted
 from scheduler.driver.pool import (
     Feeds,
@@ -28,8 +27,6 @@ from scheduler.driver.pool import (
     WorkerDied,
     put_together,
     said_of_memory,
-    task_error,
-    tell_bound,
     wanted,
 )
 from scheduler.job.events import Assembled, Event, Straggled
@@ -237,9 +234,7 @@ class QuickSession:
             self._member = flight.member
             raise WorkerDied("worker-0", f"its process ended{last_words(error)}") from error
         except RayError as error:
-            wrong = cause(error)
-            tell_bound(wrong, lambda: said_of_memory(self._plan, self._known.work, 1, {}))
-            raise task_error(wrong, "worker-0", "".join(traceback.format_exception(error))) from error
+            raise rank_error(error, 0, lambda: said_of_memory(self._plan, self._known.work, 1, {})) from error
 
     def _ask(self) -> None:
         self._pool.reap()

@@ -5,7 +5,6 @@ Each rank keeps the carried values before its last calls, so after a failure the
 is made again; a new worker gets the values from another rank.
 """
 
-import traceback
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -15,7 +14,7 @@ from ray.exceptions import RayActorError, RayError, WorkerCrashedError
 from graphir.dataset import Dataset
 from graphir.node import Array
 from graphir.partition.plan import Plan
-from scheduler.driver.calls import ANSWER_SECONDS, Call, Calls, MadeWay, RankFailed, cause, followed, last_words
+from scheduler.driver.calls import ANSWER_SECONDS, Call, Calls, MadeWay, RankFailed, followed, last_words, rank_error
 from scheduler.driver.lanes import Lanes
 from scheduler.driver.members import Assignment, Member
 from scheduler.driver.overseer import Straggler
@@ -26,7 +25,6 @@ from scheduler.driver.pool import (
     put_together,
     said_of_memory,
     task_error,
-    tell_bound,
     wanted,
 )
 from scheduler.job.events import Assembled, Event, Straggled
@@ -278,9 +276,7 @@ class RaySession:
         raise WorkerDied(f"worker-{dead}", reason, state_lost=self._lost()) from first
 
     def _task_error(self, rank: int, error: RayError) -> TaskError:
-        wrong = cause(error)
-        tell_bound(wrong, self._bound)
-        return task_error(wrong, f"worker-{rank}", "".join(traceback.format_exception(error)))
+        return rank_error(error, rank, self._bound)
 
     def _bound(self) -> str:
         return said_of_memory(self._plan, self._work, len(self._members), self._carry)
