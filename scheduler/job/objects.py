@@ -193,13 +193,14 @@ class ObjectBlobs:
             files = [
                 (path.stat(), each.digest)
                 for each in self._here.listed()
-                if each.digest != kept and (path := self._here.root / each.digest[:2] / each.digest[2:]).exists()
+                if (path := self._here.root / each.digest[:2] / each.digest[2:]).exists()
             ]
-            rests = time.time() - REST_SECONDS
-            total = sum(status.st_size for status, _ in files) + (self._here.path(kept).stat().st_size if kept else 0)
+            total, rests = sum(status.st_size for status, _ in files), time.time() - REST_SECONDS
             for status, digest in sorted(files, key=lambda file: file[0].st_atime):
                 if total <= self._cache_bytes or status.st_atime > rests:
                     return
+                if digest == kept:
+                    continue
                 self._here.drop(digest)
                 total -= status.st_size
 
