@@ -29,7 +29,7 @@ from scheduler.driver.pool import Pool
 from scheduler.driver.ray import RayPool
 from scheduler.job.batching import minibatch, resolved
 from scheduler.job.bell import Bell
-from scheduler.job.events import CancelRequested, Found, event_to_json
+from scheduler.job.events import CancelRequested, Found
 from scheduler.job.naming import ValueGone
 from scheduler.job.objects import open_blobs
 from scheduler.job.seen import Record
@@ -244,7 +244,7 @@ class EmbeddedService:
             found = seen.events(id, after) or (self.store.events(id, after, MAX_EVENTS) if ask else [])
             left = deadline - time.monotonic()
             if found or left <= 0:
-                return [{"seq": logged.seq, **event_to_json(logged.event)} for logged in found]
+                return [logged.to_json() for logged in found]
             ask = self._bell.wait(known, min(left, POLL_SECONDS)) == known or more()
 
     def cancel(self, id: str) -> None:

@@ -18,7 +18,6 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
 from graphir.errors import LimitError
-from graphir.timeline import chrome_trace
 from scheduler.api import schemas
 from scheduler.api.audit import FILE, Audit
 from scheduler.api.auth import Caller, Door
@@ -29,7 +28,6 @@ from scheduler.api.pages.routes import pages
 from scheduler.api.problems import BadRequest, RequestRefused
 from scheduler.api.shell import Shell, add_handlers
 from scheduler.api.stream import Watch
-from scheduler.job.events import event_to_json
 from scheduler.job.seen import Record
 from scheduler.job.spec import MAX_SPEC_BYTES, SpecError, parse
 from scheduler.job.store import MAX_PAGE
@@ -139,17 +137,8 @@ def _blobs(desk: Desk, door: Door) -> APIRouter:
         begin, total = _part(part)
         if not uploads:
             uploads.append(anyio.CapacityLimiter(UPLOADS))  # belongs to the running loop
-        stream = _blocks(request)
-
-        def blocks() -> Iterator[bytes]:
-            while block := anyio.from_thread.run(anext, stream, b""):
-                yield block
-
-        new = await anyio.to_thread.run_sync(
-            partial(desk.put, caller.owner, digest, blocks(), begin=begin, total=total),
-            limiter=uploads[0],
-            abandon_on_cancel=False,
-        )
+        receive = partial(desk.put, caller.owner, digest, _from_thread(_blocks(request)), begin=begin, total=total)
+        new = await anyio.to_thread.run_sync(receive, limiter=uploads[0], abandon_on_cancel=False)
         return Response(status_code=201 if new else 204)
 
     return router
@@ -218,8 +207,7 @@ def _outcomes(desk: Desk, door: Door) -> APIRouter:
 
     @router.get("/jobs/{id}/timeline", summary="The steps of a job so far as a Chrome trace")
     def timeline(id: str, caller: Annotated[Caller, reader]) -> dict[str, Any]:
-        journal = desk.service.store.events(desk.record(caller.owner, id).id)
-        return chrome_trace([{"seq": logged.seq, **event_to_json(logged.event)} for logged in journal])
+        return desk.timeline(caller.owner, id)
 
     return router
 
@@ -306,6 +294,12 @@ async def _json_body(request: Request) -> bytes:
         if len(body) > MAX_SPEC_BYTES:
             raise LimitError(f"the body has more than {MAX_SPEC_BYTES} bytes, which is the limit; put data into blobs")
     return bytes(body)
+
+
+def _from_thread(blocks: AsyncIterator[bytes]) -> Iterator[bytes]:
+    """The blocks, for a thread that was begun by the loop in which they come."""
+    while block := anyio.from_thread.run(anext, blocks, b""):
+        yield block
 
 
 async def _blocks(request: Request) -> AsyncIterator[bytes]:

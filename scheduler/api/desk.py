@@ -22,6 +22,7 @@ from graphir.graph import Graph
 from graphir.node import Array
 from graphir.partition.plan import Plan
 from graphir.tensors import has_invalid_bool
+from graphir.timeline import chrome_trace
 from scheduler.api.problems import NotFound, NotReady
 from scheduler.api.rules import Rules
 from scheduler.api.schemas import PlanRequest, ShapeFeed, Submission
@@ -103,6 +104,10 @@ class Desk:
             raise NotReady(f"job {id} has no result; it is {self.record(owner, id).job.status}")
         small = self.service.store.value(digest)
         return self.service.values.blobs.path(digest) if small is None else small
+
+    def timeline(self, owner: str, id: str) -> dict[str, Any]:
+        """A Chrome trace of a job so far."""
+        return chrome_trace([logged.to_json() for logged in self.service.store.events(self.record(owner, id).id)])
 
     def put(
         self, owner: str, digest: str, chunks: Iterable[Bytes], *, begin: int = 0, total: int | None = None

@@ -10,8 +10,9 @@ from collections import OrderedDict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import islice
+from typing import Any
 
-from scheduler.job.events import Event
+from scheduler.job.events import Event, event_to_json
 from scheduler.job.spec import JobSpec
 from scheduler.job.state import Job, Status
 
@@ -55,6 +56,10 @@ class Logged:
 
     seq: int
     event: Event
+
+    def to_json(self) -> dict[str, Any]:
+        """As clients see it."""
+        return {"seq": self.seq, **event_to_json(self.event)}
 
 
 @dataclass(slots=True)

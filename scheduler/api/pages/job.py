@@ -8,53 +8,60 @@ from fastapi import APIRouter, Depends, Query, Request
 from starlette.responses import FileResponse, RedirectResponse, Response
 
 from graphir.errors import GraphError
-from graphir.timeline import chrome_trace
 from scheduler.api.auth import Caller, Door
 from scheduler.api.desk import Desk
 from scheduler.api.pages import views
 from scheduler.api.pages.known import Known
 from scheduler.api.pages.render import HEADERS, Pages
 from scheduler.api.pages.visit import check_origin, seen_by, visitor
-from scheduler.job.events import event_to_json
 from scheduler.job.seen import Record
 
 MAX_OPEN = 2000
 """Characters that may name open steps."""
 
 
-def add_job(router: APIRouter, desk: Desk, door: Door, made: Pages) -> None:
-    """The routes."""
-    reader, writer = Depends(visitor(door, "read")), Depends(visitor(door, "submit"))
-    known = Known(desk.service)
+class _Shown:
+    """What a job's page shows, for the templates."""
 
-    def live(request: Request, caller: Caller, record: Record) -> dict[str, Any]:
-        now, story = time.time(), known.story(record.id)
+    def __init__(self, desk: Desk) -> None:
+        self.known = Known(desk.service)
+
+    def live(self, request: Request, caller: Caller, record: Record) -> dict[str, Any]:
+        """What changes while the job runs, but for its graph."""
+        now, story = time.time(), self.known.story(record.id)
         return {
             "job": views.row(record, now), "facts": views.facts(record, now), "error": record.job.error, "now": now,
             "curves": story.curves(record.job.steps), "lanes": story.lanes(), "moments": views.moments(story, record.created),
             "may_cancel": "submit" in caller.scopes, **seen_by(request, caller),
         }  # fmt: skip
 
-    def drawn(record: Record, opened: frozenset[int] | None) -> dict[str, Any]:
+    def graph(self, record: Record, opened: frozenset[int] | None) -> dict[str, Any]:
+        """The picture of its plan with these steps open, or why there is none."""
         picture, wrong = None, ""
         try:
-            picture = known.picture(record.id, opened)
+            picture = self.known.picture(record.id, opened)
         except GraphError as error:
             wrong = str(error)
         return {
-            "wrong": wrong,
-            "open": opened,
-            "svg": picture.live(*known.work(record)) if picture else "",
-            "live": not record.job.status.terminal,
-            "id": record.id,
+            "graph_wrong": wrong,
+            "graph_open": opened,
+            "graph_svg": picture.live(*self.known.work(record)) if picture else "",
+            "graph_live": not record.job.status.terminal,
+            "graph_id": record.id,
         }
+
+
+def add_job(router: APIRouter, desk: Desk, door: Door, made: Pages) -> None:
+    """The routes."""
+    reader, writer = Depends(visitor(door, "read")), Depends(visitor(door, "submit"))
+    shown = _Shown(desk)
 
     @router.get("/jobs/{id}")
     def page(id: str, request: Request, caller: Annotated[Caller, reader], open: Opened = None) -> Response:
         record = desk.record(caller.owner, id)
-        graph = drawn(record, _numbers(open))
-        text = known.plan(id).to_text() if graph["svg"] else graph["wrong"]
-        given = {**live(request, caller, record), **{f"graph_{name}": value for name, value in graph.items()}}
+        graph = shown.graph(record, _numbers(open))
+        text = shown.known.plan(id).to_text() if graph["graph_svg"] else graph["graph_wrong"]
+        given = {**shown.live(request, caller, record), **graph}
         return made.answer("job.html", seen="", said="", plan=text, options=views.options(record), **given)
 
     @router.get("/jobs/{id}/live")
@@ -65,7 +72,7 @@ def add_job(router: APIRouter, desk: Desk, door: Door, made: Pages) -> None:
         seen: Annotated[str, Query(max_length=64)] = "",
         said: Annotated[str, Query(max_length=64)] = "",
     ) -> Response:
-        return made.news("job_live.html", seen, said=said, **live(request, caller, desk.record(caller.owner, id)))
+        return made.news("job_live.html", seen, said=said, **shown.live(request, caller, desk.record(caller.owner, id)))
 
     @router.get("/jobs/{id}/graph")
     def graph(
@@ -74,8 +81,7 @@ def add_job(router: APIRouter, desk: Desk, door: Door, made: Pages) -> None:
         open: Opened = None,
         seen: Annotated[str, Query(max_length=64)] = "",
     ) -> Response:
-        found = drawn(desk.record(caller.owner, id), _numbers(open))
-        return made.news("job_graph.html", seen, **{f"graph_{name}": value for name, value in found.items()})
+        return made.news("job_graph.html", seen, **shown.graph(desk.record(caller.owner, id), _numbers(open)))
 
     @router.post("/jobs/{id}/cancel")
     def cancel(id: str, request: Request, caller: Annotated[Caller, writer]) -> Response:
@@ -83,7 +89,7 @@ def add_job(router: APIRouter, desk: Desk, door: Door, made: Pages) -> None:
         desk.service.cancel(desk.record(caller.owner, id).id)
         if "hx-request" not in request.headers:
             return RedirectResponse(f"/jobs/{id}", 303, HEADERS)
-        return made.news("job_live.html", "", said="", **live(request, caller, desk.record(caller.owner, id)))
+        return made.news("job_live.html", "", said="", **shown.live(request, caller, desk.record(caller.owner, id)))
 
 
 def add_files(router: APIRouter, desk: Desk, door: Door) -> None:
@@ -92,9 +98,7 @@ def add_files(router: APIRouter, desk: Desk, door: Door) -> None:
 
     @router.get("/jobs/{id}/timeline")
     def timeline(id: str, caller: Annotated[Caller, reader]) -> Response:
-        journal = desk.service.store.events(desk.record(caller.owner, id).id)
-        trace = chrome_trace([{"seq": logged.seq, **event_to_json(logged.event)} for logged in journal])
-        return Response(json.dumps(trace), 200, _saved(id, "trace.json"), "application/json")
+        return Response(json.dumps(desk.timeline(caller.owner, id)), 200, _saved(id, "trace.json"), "application/json")
 
     @router.get("/jobs/{id}/result")
     def result(id: str, caller: Annotated[Caller, reader]) -> Response:

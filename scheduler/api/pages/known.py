@@ -43,19 +43,15 @@ class Known:
 
     def plan(self, id: str) -> Plan:
         """The plan of a job."""
-        found = self._plans.get(id)
-        if found is None:
-            found = self._service.job_plan(id)
-            self._plans.put(id, found)
-        return found
+        return self._plans.made(id, lambda: self._service.job_plan(id))
 
     def picture(self, id: str, opened: frozenset[int] | None) -> LivePicture:
         """The picture of a job's plan with these steps open."""
-        found = self._pictures.get((id, opened))
-        if found is None:
-            found = LivePicture(self.plan(id), opened, lambda steps: f"/jobs/{id}?open={_listed(steps)}#graph")
-            self._pictures.put((id, opened), found)
-        return found
+
+        def make() -> LivePicture:
+            return LivePicture(self.plan(id), opened, lambda steps: f"/jobs/{id}?open={_listed(steps)}#graph")
+
+        return self._pictures.made((id, opened), make)
 
 
 def _listed(steps: frozenset[int]) -> str:
