@@ -5,8 +5,6 @@ file, command, option, route, port, environment variable and secret that one nam
 import json
 import re
 import shlex
-import tomllib
-from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -14,8 +12,6 @@ from typing import Any
 import jsonschema
 import kubernetes_validate
 import pytest
-from packaging.requirements import Requirement
-from packaging.version import Version
 from ray.autoscaler._private.util import prepare_config, validate_config
 from ray.scripts.scripts import cli as ray_cli
 
@@ -306,7 +302,7 @@ def test_every_file_of_a_folder_is_used() -> None:
         assert {path.name for path in kustomization.parent.iterdir()} == {Path(name).name for name in used} - {"base"}
 
 
-# ------------------------------------------------------------------------ Compose, ray up, image
+# ------------------------------------------------------------------------------- Compose, ray up
 
 COMPOSE_SERVICE: Manifest = {
     "type": "object", "additionalProperties": False, "required": ["image"],
@@ -370,49 +366,3 @@ def test_ray_finds_what_is_wrong_in_a_cluster_file() -> None:
     config["hed_node"] = {}
     with pytest.raises(jsonschema.ValidationError, match="hed_node"):
         validate_config(prepare_config(config))
-
-
-def instructions() -> Iterator[tuple[str, str]]:
-    text = (DEPLOY / "Dockerfile").read_text().replace("\\\n", " ")
-    for line in text.splitlines():
-        if line.strip() and not line.startswith("#"):
-            name, _, rest = line.partition(" ")
-            yield name, rest.strip()
-
-
-def test_the_image_is_pinned_and_runs_as_nobody() -> None:
-    found = list(instructions())
-    bases = {rest.split()[0] for name, rest in found if name == "FROM"}
-    assert len(bases) == 1
-    assert all(re.fullmatch(r"python:3\.\d+\.\d+-slim-bookworm", base) for base in bases)
-    for name, rest in found:
-        words = rest.split()
-        if name == "COPY" and not words[0].startswith("--from"):
-            assert all((ROOT / source).exists() for source in words[:-1]), rest
-        if name in ("RUN", "CMD", "VOLUME") and name != "HEALTHCHECK":
-            assert isinstance(json.loads(rest), list), rest  # no shell in between
-    last = max(n for n, (name, _) in enumerate(found) if name == "FROM")
-    assert ("USER", "10001:10001") in found[last:]
-    check_words(json.loads(dict(found)["CMD"]))
-    health = dict(found)["HEALTHCHECK"]
-    check_words(json.loads(health[health.index("CMD") + 3 :]))
-    path = re.findall(rf"127\.0\.0\.1:{PORT}(/\w+)", health)
-    assert {*path} <= reference.openapi()["paths"].keys()
-    variables = set(re.findall(r"(\w+)=", dict(found)["ENV"]))
-    assert variables <= OURS | {"PATH", "PYTHONUNBUFFERED", "RAY_USAGE_STATS_ENABLED"}
-
-
-def test_every_library_of_the_image_is_pinned_as_the_project_allows() -> None:
-    lines = [line for line in (DEPLOY / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
-    pins = {name.lower(): Version(version) for name, version in (line.split("==") for line in lines)}
-    (install,) = [json.loads(rest) for name, rest in instructions() if name == "RUN" and "--constraint" in rest]
-    extras = re.findall(r"\.\[(.+)\]", install[-2])[0].split(",")
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    offered = project["optional-dependencies"]
-    wanted = [
-        Requirement(text) for text in [*project["dependencies"], *(text for extra in extras for text in offered[extra])]
-    ]
-    assert len(wanted) > 12
-    for each in wanted:
-        assert pins[each.name.lower()] in each.specifier, each
-    assert str(pins["ray"]) == metadata.version("ray")
