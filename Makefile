@@ -5,6 +5,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
+# Two processes, since many tests wait for others to start, stop or die; tests/conftest.py says what goes where.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -18,7 +20,7 @@ demo: $(VENV)/.stamp-run  ## train on real handwritten digits on two local Ray w
 	$(BIN)/gradfleet demo
 
 test: $(VENV)/.stamp-dev  ## the tests, without the slow ones
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 check: format-check lint types layers test  ## what continuous integration runs
 
@@ -35,7 +37,7 @@ layers: $(VENV)/.stamp-dev  ## who imports whom: import-linter
 	$(BIN)/lint-imports --no-logo
 
 test-all: $(VENV)/.stamp-dev  ## every test, the slow ones too, with new random examples each time
-	$(BIN)/python -m pytest --hypothesis-profile=exploring
+	$(PYTEST) --hypothesis-profile=exploring
 
 # The two variables change which kernels OpenBLAS picks, and with them the figures.
 bench: $(VENV)/.stamp-dev  ## measure; prints tables and writes docs/performance.md
