@@ -57,7 +57,7 @@ class Ours(Peer):
         graph = gi.Graph({"loss": loss, **{f"next_{key}": value for key, value in zip(names, after, strict=True)}})
         carry = {key: f"next_{key}" for key in names}
         feeds = {**self.feeds[case], **job.start()}
-        return self._by_events(graph, feeds, carry, job.steps + 15, {"n": job.rows})
+        return self._by_events(graph, feeds, carry, job.steps + 15, {"n": job.rows}, job.backend)
 
     def tiny(self) -> float:
         """A job of the same graph and shapes, with other values."""
@@ -94,9 +94,15 @@ class Ours(Peer):
         return self._by_events(graph, feeds, {"w": "total"}, 40, {"n": 1})
 
     def _by_events(
-        self, graph: gi.Graph, feeds: Arrays, carry: dict[str, str], steps: int, chunk: dict[str, int]
+        self,
+        graph: gi.Graph,
+        feeds: Arrays,
+        carry: dict[str, str],
+        steps: int,
+        chunk: dict[str, int],
+        backend: str = "numpy",
     ) -> float:
-        job = self.client.submit(graph, feeds, carry=carry, steps=steps, chunk=chunk)
+        job = self.client.submit(graph, feeds, carry=carry, steps=steps, chunk=chunk, backend=backend)
         job.result()
         done = [event for event in job.events() if event["type"] == "step_done" and event["step"] >= 5]
         first = next(event for event in done if event["time"] > done[0]["time"])

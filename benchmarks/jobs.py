@@ -6,7 +6,7 @@ worker does with its chunks: the program of the chunk's loss and gradients in ou
 
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -24,7 +24,10 @@ Arrays = dict[str, Array]
 
 @dataclass(frozen=True)
 class Case:
-    """One job: rows of each chunk, iterations a sample, the sum over rows that is descended, its parameters and its data."""
+    """One job: rows of each chunk, iterations a sample, the sum over rows that is descended, its parameters and its data.
+
+    `backend` has the kernels of all participants but PyTorch.
+    """
 
     rows: int
     steps: int
@@ -32,6 +35,7 @@ class Case:
     loss: Callable[[], tuple[gi.Expr, list[gi.Expr]]]
     data: Callable[[np.random.Generator, int], Arrays]
     start: Callable[[], Arrays]
+    backend: str = "numpy"
 
 
 def logistic() -> tuple[gi.Expr, list[gi.Expr]]:
@@ -74,12 +78,13 @@ def network_start() -> Arrays:
     return {f"w{k}": (rng.standard_normal(s) * 0.03).astype(np.float32) for k, s in enumerate(shapes)}
 
 
-CASES = {
+BY_NUMPY = {
     "logistic regression, 1,000,000 x 50 float32": Case(
         62_500, 20, 1e-6, logistic, logistic_data, lambda: {"w": np.zeros(50, np.float32)}
     ),
     "network 784-512-512-10, 16 x 1,024 rows float32": Case(1_024, 4, 1e-5, network, network_data, network_start),
 }
+CASES = BY_NUMPY | {f"{name}, by LLVM": replace(case, backend="llvm") for name, case in BY_NUMPY.items()}
 
 
 @cache
@@ -87,7 +92,8 @@ def executor(name: str) -> Executor:
     """The loss of a chunk and its gradients, once a process."""
     loss, weights = CASES[name].loss()
     gradients = gi.grad(loss, weights)
-    return Executor(gi.simplify(gi.Graph({"loss": loss, **{f"d{k}": g for k, g in enumerate(gradients)}})))
+    graph = gi.simplify(gi.Graph({"loss": loss, **{f"d{k}": g for k, g in enumerate(gradients)}}))
+    return Executor(graph, backend=CASES[name].backend)
 
 
 def shard(name: str, chunk: int) -> Arrays:

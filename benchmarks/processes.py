@@ -86,8 +86,8 @@ class Bare(Peer):
                     pipe.send(("node", k, values[pairs[k][0]], values[pairs[k][1]]))
                     busy[pipe] += 1
             done = wait([pipe for pipe in self.pipes if busy[pipe]])[0]
-            k, values[first + k] = done.recv()  # type: ignore[union-attr]
-            busy[done] -= 1  # type: ignore[index]
+            k, values[first + k] = done.recv()
+            busy[done] -= 1
             for reader in readers[first + k]:
                 missing[reader] -= 1
                 if not missing[reader]:
