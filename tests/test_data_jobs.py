@@ -15,7 +15,7 @@ import safetensors.numpy as reference
 import graphir as gi
 from graphir.client import Client, Job, connect
 from graphir.errors import DatasetError, JobCancelled, JobFailed, PlanError
-from scheduler.driver import loop
+from scheduler.driver import patience
 from scheduler.driver.ray import RayPool
 from scheduler.local import EmbeddedService
 from tests.jobs import WAIT, bits, until
@@ -193,8 +193,8 @@ def test_storage_that_does_not_answer_for_a_while(
 def test_what_fails_again_waits_before_the_next_attempt_and_may_be_cancelled_meanwhile(
     tmp_path: Path, server: RangeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loop, "PAUSE_SECONDS", 3600.0)
-    monkeypatch.setattr(loop, "PAUSE_MOST", 3600.0)
+    monkeypatch.setattr(patience, "AGAIN_SECONDS", 3600.0)
+    monkeypatch.setattr(patience, "AGAIN_MOST", 3600.0)
     server.files["a.npy"] = npy_bytes(tmp_path / "a.npy", X)
     server.fail_large = 10**6
     with connect(workers=0) as inline:

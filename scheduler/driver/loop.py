@@ -20,7 +20,7 @@ from graphir import tensors
 from graphir.errors import GraphError
 from graphir.node import Array
 from graphir.partition.plan import Plan
-from scheduler.driver.patience import patiently
+from scheduler.driver.patience import Backoff, patiently
 from scheduler.driver.pool import Feeds, Interrupted, Pool, TaskError, WorkerDied, task_error
 from scheduler.job.blobs import Bytes
 from scheduler.job.events import (
@@ -54,8 +54,6 @@ from scheduler.telemetry import about, happened_to, span
 T = TypeVar("T")
 Clock = Callable[[], float]
 ASK_SECONDS = 0.25
-PAUSE_SECONDS, PAUSE_TIMES, PAUSE_MOST = 0.25, 4.0, 10.0
-"""How long a job waits before its third attempt in a row, how many times longer before each further one, and at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +92,7 @@ class JobLoop:
         self._fresh: Bytes = b""
         self._news: Callable[[], Sequence[Event]] = tuple
         self._saves: set[str] = set()
+        self._backoff = Backoff()
         self._asked, self._until = time.monotonic(), math.inf
 
     def run(self, id: str, runner: str) -> Job:
@@ -183,6 +182,7 @@ class JobLoop:
             case SaveCheckpoint(step):
                 self._attempt(self._job.attempt, lambda: [self._checkpoint(step)])
             case StoreResult(attempt):
+                self._pause()
                 self._attempt(attempt, lambda: [self._finish(attempt)])
             case ReplaceWorker(worker):
                 self._replace(worker)
@@ -209,11 +209,7 @@ class JobLoop:
         self._report(*happened)
 
     def _pause(self) -> None:
-        """Give what failed at once and again time to get well, a storage or a machine."""
-        again = self._job.failures - 2
-        if again < 0:
-            return
-        until = time.monotonic() + min(PAUSE_SECONDS * PAUSE_TIMES ** min(again, 9), PAUSE_MOST)
+        until = time.monotonic() + self._backoff.take()
         while time.monotonic() < until and not self._interrupted():
             time.sleep(ASK_SECONDS / 5)
 
@@ -334,6 +330,8 @@ class JobLoop:
         self._known = replace(self._known, job=appended.job, seq=appended.seq)
         self._beside.clear()
         happened_to(appended.job, [*news, *happened])
+        for event in happened:
+            self._backoff.happened(event)
         self._fresh = b""
         self._commands.extend(appended.commands)
         self._commands = deque(c for c in self._commands if _is_due(c, appended.job))
