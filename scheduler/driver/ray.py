@@ -233,8 +233,9 @@ class RayPool:
         """Wait `patience` seconds for the first worker and `grace` for the others; whether there is any."""
         with self._lock:
             asked = list(self._joining)
-            ray.wait(asked, num_returns=1, timeout=patience)
-            ready, _ = ray.wait(asked, num_returns=len(asked), timeout=grace)
+            ready, _ = ray.wait(asked, num_returns=1, timeout=patience)
+            if ready:
+                ready, _ = ray.wait(asked, num_returns=len(asked), timeout=grace)
             for ref in ready:
                 actor = self._joining.pop(ref)
                 try:
