@@ -69,8 +69,15 @@ def step(client: Client, job: Job) -> int:
     return int(client.service.status(job.id)["step"])
 
 
-@pytest.mark.parametrize("carry", CARRIES)
-@pytest.mark.parametrize("victim", [0, 1])
+@pytest.mark.parametrize(
+    ("victim", "carry"),
+    [
+        (0, "weights"),
+        (1, "rows too"),
+        pytest.param(0, "rows too", marks=pytest.mark.slow),
+        pytest.param(1, "weights", marks=pytest.mark.slow),
+    ],
+)
 def test_a_killed_worker(client: Client, undisturbed: dict[str, dict[str, bytes]], carry: str, victim: int) -> None:
     job = submit(client, carry, checkpoint_every=200)
     until(lambda: step(client, job) > 250)
@@ -79,7 +86,7 @@ def test_a_killed_worker(client: Client, undisturbed: dict[str, dict[str, bytes]
     assert "worker_lost" in {event["type"] for event in job.events()}
 
 
-@pytest.mark.parametrize("carry", CARRIES)
+@pytest.mark.parametrize("carry", [pytest.param("weights", marks=pytest.mark.slow), "rows too"])
 def test_all_workers_killed_at_once(client: Client, undisturbed: dict[str, dict[str, bytes]], carry: str) -> None:
     job = submit(client, carry, checkpoint_every=200)
     until(lambda: step(client, job) > 250)
@@ -108,7 +115,7 @@ def test_a_small_job_does_not_wait_for_ever_on_a_worker_that_hangs(client: Clien
     assert "worker_lost" in {event["type"] for event in job.events()}
 
 
-@pytest.mark.parametrize("carry", CARRIES)
+@pytest.mark.parametrize("carry", [pytest.param("weights", marks=pytest.mark.slow), "rows too"])
 def test_workers_join_and_leave_while_a_job_runs(
     client: Client, undisturbed: dict[str, dict[str, bytes]], carry: str
 ) -> None:

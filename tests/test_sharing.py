@@ -116,12 +116,12 @@ def test_jobs_that_take_turns_lose_no_step_and_no_bit(client: Client, monkeypatc
 
 
 def test_a_job_of_higher_priority_ends_before_an_earlier_one(client: Client) -> None:
-    low = submit(client, 2, 4000)
+    low = submit(client, 2, 2000)
     until(lambda: client.service.status(low.id)["step"] > 3)
-    high = submit(client, 3, 1200, priority=3)
+    high = submit(client, 3, 600, priority=3)
     high.result(WAIT)
     assert status(client, low) == "running"
-    assert low.result(WAIT)["next"].tobytes() == alone(2, 4000)
+    assert low.result(WAIT)["next"].tobytes() == alone(2, 2000)
 
 
 def test_of_jobs_that_wait_the_one_of_the_highest_priority_begins() -> None:
