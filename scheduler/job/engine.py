@@ -105,10 +105,11 @@ def _prepare_sqlite(engine: Engine, *, durable: bool) -> None:
     def begun(connection: Connection) -> None:
         options = connection.get_execution_options()
         writes, level = options.get(WRITES, False), "FULL" if durable and options.get(PROMISES, False) else "NORMAL"
+        driver = connection.connection.driver_connection
         if writes and connection.info.get("synchronous") != level:
-            connection.exec_driver_sql(f"PRAGMA synchronous = {level}")
+            driver.execute(f"PRAGMA synchronous = {level}")
             connection.info["synchronous"] = level
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+        driver.execute("BEGIN IMMEDIATE" if writes else "BEGIN")
 
     event.listen(engine, "connect", connected)
     event.listen(engine, "begin", begun)

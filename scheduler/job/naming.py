@@ -15,7 +15,7 @@ from scheduler.job.tables import StoreError, small_values
 
 Kept = Callable[[str], bool]
 """Whether a value is among the blobs."""
-_LITTLE = select(small_values.c.digest).where(small_values.c.digest.in_(bindparam("some", expanding=True)))
+_LITTLE = select(small_values.c.digest).where(small_values.c.digest == bindparam("one"))
 
 
 class ValueGone(StoreError):
@@ -47,9 +47,10 @@ def check_named(connection: Connection, named: Set[str], kept: Kept | None) -> N
     """ValueGone unless each of them is there. kept: None where nobody removes any."""
     if kept is None:
         return
-    missing = [digest for digest in sorted(named) if not kept(digest)]
-    if missing:
-        little = set(connection.execute(_LITTLE, {"some": missing}).scalars())
-        missing = [digest for digest in missing if digest not in little]
+    missing = [
+        digest
+        for digest in sorted(named)
+        if not kept(digest) and connection.execute(_LITTLE, {"one": digest}).one_or_none() is None
+    ]
     if missing:
         raise ValueGone(missing)
