@@ -105,7 +105,7 @@ def _prepare_sqlite(engine: Engine, *, durable: bool) -> None:
     def begun(connection: Connection) -> None:
         options = connection.get_execution_options()
         writes, level = options.get(WRITES, False), "FULL" if durable and options.get(PROMISES, False) else "NORMAL"
-        driver = connection.connection.driver_connection
+        driver: Any = connection.connection.driver_connection
         if writes and connection.info.get("synchronous") != level:
             driver.execute(f"PRAGMA synchronous = {level}")
             connection.info["synchronous"] = level
