@@ -5,6 +5,7 @@ them all. Every job has the same graph and other data, so nothing but the graph 
 """
 
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -102,14 +103,15 @@ def _clients(url: str, seed: int, clients: int, jobs: int) -> tuple[list[float],
 
 @contextmanager
 def _serving(directory: Path, options: tuple[str, ...]) -> Iterator[str]:
+    """Its log is kept in a file, as an operator's would be: nobody would read it from a pipe."""
     command = [sys.executable, "-c", _SERVE, "serve", "--directory", str(directory), "--port", "0", *options]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
-        assert server.stderr is not None
-        said = ""
-        for said in server.stderr:
-            if said.startswith("listening on "):
-                break
+    log = directory / "log"
+    with log.open("w") as out, subprocess.Popen(command, stderr=out) as server:
         try:
-            yield said.split()[-1]
+            while not (found := re.search(r"^listening on (\S+)$", log.read_text(), re.MULTILINE)):
+                if server.poll() is not None:
+                    raise RuntimeError(log.read_text())
+                time.sleep(0.05)
+            yield found[1]
         finally:
             server.terminate()

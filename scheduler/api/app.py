@@ -36,6 +36,9 @@ _LOG = logging.getLogger("gradfleet.jobs")
 MAX_WAIT = 30.0
 UPLOADS = 16
 """Uploads at one time; others wait, so that slow senders do not take the threads that answer everybody."""
+SUBMISSIONS = 2
+"""Submissions that are looked at at one time, in the order in which they came. More threads would not end sooner, since they compute,
+and would keep the loop that answers waiting."""
 STALL_SECONDS = 60.0
 BLOCK = 1 << 20
 _OFFSET = {"Upload-Offset": {"description": "bytes that have come", "schema": {"type": "integer"}}}
@@ -147,21 +150,19 @@ def _blobs(desk: Desk, door: Door) -> APIRouter:
 def _jobs(desk: Desk, door: Door) -> APIRouter:
     router = APIRouter(prefix="/v1", tags=["jobs"])
     reader, writer = Depends(door.needs("read")), Depends(door.needs("submit"))
+    line: list[anyio.CapacityLimiter] = []
 
     @router.post("/jobs", status_code=201, summary="Submit a job", openapi_extra=_body(schemas.Submission))
-    def submit(
+    async def submit(
         caller: Annotated[Caller, writer],
         body: Annotated[bytes, Depends(_json_body)],
         request: Request,
         key: Annotated[str | None, Header(alias="Idempotency-Key", max_length=256)] = None,
     ) -> schemas.Accepted:
-        asked = parse(body, schemas.Submission)
-        if key is not None:
-            if asked.key not in (None, key):
-                raise SpecError("the header Idempotency-Key and the field key differ; send one of them")
-            asked = asked.model_copy(update={"key": parse({"graph": asked.graph, "key": key}, schemas.Submission).key})
-        id = desk.submit(caller.owner, asked)
-        _LOG.info("accepted", extra={"job": id, "owner": caller.owner})
+        if not line:
+            line.append(anyio.CapacityLimiter(SUBMISSIONS))  # belongs to the running loop
+        accept = partial(_accepted, desk, caller.owner, body, key)
+        id = await anyio.to_thread.run_sync(accept, limiter=line[0], abandon_on_cancel=False)
         request.state.audit = {"id": id}
         return schemas.Accepted(id=id)
 
@@ -185,6 +186,18 @@ def _jobs(desk: Desk, door: Door) -> APIRouter:
         return _view(desk.record(caller.owner, id))
 
     return router
+
+
+def _accepted(desk: Desk, owner: str, body: bytes, key: str | None) -> str:
+    """The id of a job that is described by a body, and perhaps a key in a header."""
+    asked = parse(body, schemas.Submission)
+    if key is not None:
+        if asked.key not in (None, key):
+            raise SpecError("the header Idempotency-Key and the field key differ; send one of them")
+        asked = asked.model_copy(update={"key": parse({"graph": asked.graph, "key": key}, schemas.Submission).key})
+    id = desk.submit(owner, asked)
+    _LOG.info("accepted", extra={"job": id, "owner": owner})
+    return id
 
 
 def _outcomes(desk: Desk, door: Door) -> APIRouter:
