@@ -28,11 +28,12 @@ class Rules:
     """The folder of rules, as tests write and workers read it."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
+        self.folder, self._added = folder, 0
 
     def add(self, when: str, what: str, times: int = 1, pid: int | None = None) -> Path:
         """A rule: when is "map", "combine", "single" or "kernel" (inside one)."""
-        path = self.folder / f"rule-{len(list(self.folder.iterdir()))}.json"
+        path = self.folder / f"rule-{self._added}.json"
+        self._added += 1
         whole = path.with_suffix(".new")  # a worker may read it at any moment
         whole.write_text(json.dumps({"when": when, "what": what, "times": times, "pid": pid}))
         return whole.rename(path)
@@ -44,6 +45,20 @@ class Rules:
     def used(self, rule: Path) -> int:
         """How many times a rule has come into force."""
         return len(list(self.folder.glob(f"{rule.stem}-used-*")))
+
+    def tidy(self) -> None:
+        """Forget rules that are used up or whose process is gone, since each is read before each program.
+
+        How often one was used is forgotten only the next time, when nobody is about to obey it any more.
+        """
+        for path in self.folder.glob("rule-*-used-*"):
+            if not (self.folder / f"{path.name.partition('-used-')[0]}.json").exists():
+                path.unlink()
+        for path in self.folder.glob("rule-*.json"):
+            rule = json.loads(path.read_text())
+            gone = rule["pid"] is not None and not Path(f"/proc/{rule['pid']}").exists()
+            if rule["what"] != "hold" and (gone or self.used(path) >= rule["times"]):  # one that holds is free without
+                path.unlink()
 
     def meet(self, when: str) -> None:
         """Go wrong, if a rule says so."""

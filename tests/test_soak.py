@@ -190,6 +190,7 @@ def test_soak(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
             if FAULTS[fault][1](soak):
                 soak.injected[fault] += 1
             soak.reap()
+            soak.rules.tidy()
         soak.reap(WAIT)
         submit(soak.client, "short").result(WAIT)
     finally:
