@@ -6,12 +6,15 @@ from contextlib import contextmanager
 from hashlib import sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+PIECES = 32
+"""How many a long answer comes in when it trickles."""
+
 
 class RangeServer(ThreadingHTTPServer):
     """Files in memory by name. `served`: name, begin and end of all bytes that went out.
 
     moved: names that are elsewhere by now, and where. fail: so many answers are 503; fail_large: so many answers to requests for
-    more than a header are.
+    more than a header are; stall_large: so many of these stop halfway and say no more. trickle: seconds before each piece of one.
     """
 
     daemon_threads = True
@@ -22,6 +25,7 @@ class RangeServer(ThreadingHTTPServer):
         self.moved: dict[str, str] = {}
         self.served: list[tuple[str, int, int]] = []
         self.ranges, self.etags, self.fail, self.fail_large = True, True, 0, 0
+        self.stall_large, self.trickle, self.closing = 0, 0.0, threading.Event()
 
     def url(self, name: str) -> str:
         """Where a file is."""
@@ -62,7 +66,19 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if body:
             self.server.served.append((name, begin, end))
-            self.wfile.write(content[begin:end])
+            self._send(content[begin:end])
+
+    def _send(self, content: bytes) -> None:
+        if len(content) > 4096 and self.server.stall_large > 0:
+            self.server.stall_large -= 1
+            self.wfile.write(content[: len(content) // 2])
+            self.server.closing.wait()
+            self.close_connection = True
+            return
+        size = len(content) // PIECES + 1 if len(content) > 4096 and self.server.trickle else len(content)
+        for at in range(0, len(content), size or 1):
+            self.server.closing.wait(self.server.trickle)
+            self.wfile.write(content[at : at + size])
 
     def _plain(self, status: int, place: str | None = None) -> None:
         self.send_response(status)
@@ -84,6 +100,7 @@ def serving() -> Iterator[RangeServer]:
     try:
         yield server
     finally:
+        server.closing.set()
         server.shutdown()
         server.server_close()
         thread.join()

@@ -20,6 +20,7 @@ from scheduler.driver.ray import RayPool
 from scheduler.local import EmbeddedService
 from tests.jobs import WAIT, bits, until
 from tests.range_server import RangeServer, serving
+from workers.data import open_source, web
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 ROWS, WIDTH = 1200, 8
@@ -188,6 +189,31 @@ def test_storage_that_does_not_answer_for_a_while(
             assert bits(job) == bits(submit(client, X, steps=3))
         failed = [event for event in inline.service.events(job.id) if event["type"] == "task_failed"]
     assert [event["error"] for event in failed] == ["DatasetUnavailable"] * refused
+
+
+def test_storage_that_falls_silent_is_given_up_and_asked_again(
+    client: Client, tmp_path: Path, server: RangeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also the first read of a job on one worker, whose duration nobody can know."""
+    monkeypatch.setattr(web, "SILENT_SECONDS", 1.0)
+    server.files["a.npy"] = npy_bytes(tmp_path / "a.npy", X)
+    server.stall_large = 1
+    with connect(workers=0) as inline:
+        job = submit(inline, gi.dataset(server.url("a.npy")), steps=3, retries=20)
+        assert bits(job) == bits(submit(client, X, steps=3))
+        failed = [event for event in inline.service.events(job.id) if event["type"] == "task_failed"]
+    assert server.stall_large == 0
+    assert {event["error"] for event in failed} == {"DatasetUnavailable"}
+
+
+@pytest.mark.slow
+def test_storage_that_is_slow_but_gets_on_is_waited_for(
+    tmp_path: Path, server: RangeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(web, "SILENT_SECONDS", 5.0)
+    server.files["a.npy"] = npy_bytes(tmp_path / "a.npy", X)
+    server.trickle = 0.3
+    assert np.array_equal(open_source(gi.dataset(server.url("a.npy"))).read(0, len(X)), X)
 
 
 def test_what_fails_again_waits_before_the_next_attempt_and_may_be_cancelled_meanwhile(

@@ -15,7 +15,7 @@ from graphir.dataset import Dataset
 from graphir.errors import DatasetError, DatasetUnavailable, GraphError, MissingExtraError
 from workers.data.fence import Fence
 from workers.data.file import Identity, fault
-from workers.data.web import Outside, guarded
+from workers.data.web import Outside, guarded, limits
 
 PART = 1 << 23
 """Bytes asked for in one request; a few are under way at a time."""
@@ -136,10 +136,12 @@ def _file_system(dataset: Dataset, url: str) -> tuple[Any, str]:
 
 
 def _options(scheme: str) -> dict[str, Any]:
-    fence = Fence.here()
-    if fence is None or scheme not in ("http", "https"):
+    if scheme not in ("http", "https"):
         return {}
-    return {"get_client": _session(fence), "use_listings_cache": False}
+    fence, options = Fence.here(), {"client_kwargs": {"timeout": limits()}}
+    if fence is None:
+        return options
+    return options | {"get_client": _session(fence), "use_listings_cache": False}
 
 
 @lru_cache(maxsize=8)

@@ -1,6 +1,6 @@
-"""Web addresses inside a fence: each redirection is judged like the first address, and each host by where it really is.
+"""Web addresses: for how long a server may be silent, and inside a fence.
 
-The address that was judged is the one that is connected to, so a name that means another machine the next time gains
+There each redirection is judged like the first address, and each host by where it really is. The address that was judged is the one that is connected to, so a name that means another machine the next time gains
 nothing.
 """
 
@@ -8,9 +8,19 @@ from typing import Any
 
 from workers.data.fence import Fence
 
+SILENT_SECONDS = 60.0
+"""For how long a server may send nothing, be it its first byte or one of many; how long all of it takes does not matter."""
+
 
 class Outside(Exception):
     """A web address leads out of the fence."""
+
+
+def limits() -> Any:
+    """When a request is given up. Otherwise aiohttp gives each five minutes, however fast or slow it gets on."""
+    import aiohttp  # here, because most jobs do not need it
+
+    return aiohttp.ClientTimeout(total=None, sock_connect=SILENT_SECONDS, sock_read=SILENT_SECONDS)
 
 
 async def guarded(fence: Fence, **given: Any) -> Any:
