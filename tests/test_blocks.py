@@ -48,7 +48,7 @@ def plain(values: dict[str, Any]) -> dict[str, Any]:
 def test_random_graphs_have_the_bits_of_the_reference(graph: gi.Graph, seed: int, block: int, threads: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(blocks, "BLOCK_BYTES", max(block, 8))
-        patch.setattr(blocks, "BLOCKS_A_THREAD", 1)
+        patch.setattr(blocks, "BLOCKS_A_PART", 1)
         values, sizes = feeds(graph, seed), {"n": 3}
         try:
             expected = evaluate(graph, values, sizes=sizes)

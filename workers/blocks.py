@@ -18,6 +18,7 @@ import numpy as np
 from graphir.interpret import bound_attributes, kernel_error
 from graphir.node import Array, Node
 from graphir.ops.choose import choose
+from workers.crew import share
 from workers.fuse import Group
 
 if TYPE_CHECKING:
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
 
 BLOCK_BYTES = 1 << 16
 """Bytes of one value of a block: all that a group has at one time should fit into the second-level cache."""
-BLOCKS_A_THREAD = 4
-"""A thread is worth its start from so many blocks on."""
+BLOCKS_A_PART = 2
+"""Fewer are not worth being shared by themselves."""
 LOOP_LEAST = 1 << 12
 """Elements from which on a compiled loop is worth its call."""
 Kernel: TypeAlias = Callable[..., Array]
@@ -190,12 +191,9 @@ def _into(kernel: Kernel, attributes: Mapping[str, Any]) -> Callable[..., Any]:
 def _share(count: int, rows: int, threads: int, run: Callable[[int, int], None]) -> None:
     """Let threads run contiguous parts of the rows, each of whole blocks."""
     blocks = -(-count // rows)
-    parts = max(1, min(threads, blocks // BLOCKS_A_THREAD))
+    parts = max(1, min(2 * threads, blocks // BLOCKS_A_PART)) if threads > 1 else 1
     ends = [min(count, blocks * k // parts * rows) for k in range(parts + 1)]
-    others = [pool(threads).submit(run, ends[k], ends[k + 1]) for k in range(1, parts)]
-    run(ends[0], ends[1])
-    for other in others:
-        other.result()
+    share(parts, threads, lambda number: run(ends[number], ends[number + 1]))
 
 
 @cache

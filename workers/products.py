@@ -12,12 +12,12 @@ import numpy as np
 
 from graphir.node import Array
 from workers import blas
-from workers.blocks import pool
+from workers.crew import share
 
 THREADED = 1 << 18
 """Multiplications from which on BLAS would use more than one thread."""
-WORTH = 1 << 24
-"""Multiplications that are worth another thread."""
+WORTH = 1 << 22
+"""Multiplications that are worth another thread: some 80 microseconds of one."""
 PART = 512
 """Rows or columns of a part, if there are enough: each part packs the other factor anew."""
 MOST_PARTS = 16
@@ -35,9 +35,13 @@ class Product:
         if self._threads == 1 or work <= THREADED:
             return self._kernel(x, y)
         with blas.threads(1):
-            if work < WORTH or x.ndim != 2 or min(x.shape[0], y.shape[1]) < PART // 16:
+            if work < WORTH or x.dtype != y.dtype:
                 return self._kernel(x, y)
-            return self._in_parts(x, y)
+            if x.ndim == 2 and min(x.shape[0], y.shape[1]) >= PART // 16:
+                return self._in_parts(x, y)
+            if x.ndim > 2 and x.shape[:-2] == y.shape[:-2]:
+                return self._stacked(x, y)
+            return self._kernel(x, y)
 
     def _in_parts(self, x: Array, y: Array) -> Array:
         out = np.empty((x.shape[0], y.shape[1]), x.dtype)
@@ -45,20 +49,29 @@ class Product:
         ends = borders(max(out.shape))
 
         def run(number: int) -> None:
-            for begin, end in ends[number :: self._threads]:
-                if by_rows:
-                    np.matmul(x[begin:end], y, out=out[begin:end])
-                else:
-                    np.matmul(x, y[:, begin:end], out=out[:, begin:end])
+            begin, end = ends[number]
+            if by_rows:
+                np.matmul(x[begin:end], y, out=out[begin:end])
+            else:
+                np.matmul(x, y[:, begin:end], out=out[:, begin:end])
 
-        others = [pool(self._threads).submit(run, number) for number in range(1, min(self._threads, len(ends)))]
-        try:
-            run(0)
-        finally:
-            errors = [other.exception() for other in others]  # they write into the array: wait for all
-        for error in errors:
-            if error is not None:
-                raise error
+        share(len(ends), self._threads, run)
+        return out
+
+    def _stacked(self, x: Array, y: Array) -> Array:
+        """Matrices of a stack are shared, or their rows where the stack has few."""
+        out = np.empty((*x.shape[:-1], y.shape[-1]), x.dtype)
+        axis = max(range(x.ndim - 2), key=lambda axis: x.shape[axis])
+        rows = x.shape[axis] in (1, 3)
+        size = x.shape[-2] if rows else x.shape[axis]
+        parts = min(size, 2 if rows else 4)
+        before = (slice(None),) * (x.ndim - 2 if rows else axis)
+
+        def run(number: int) -> None:
+            part = (*before, slice(size * number // parts, size * (number + 1) // parts))
+            np.matmul(x[part], y if rows else y[part], out=out[part])
+
+        share(parts, self._threads, run)
         return out
 
 
