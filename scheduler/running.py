@@ -37,7 +37,7 @@ from scheduler.job.values import Values
 from scheduler.limits import AT_ONCE
 
 _LOG = logging.getLogger(__name__)
-COURTESY_SECONDS = 0.05
+COURTESY_SECONDS = 0.2
 """So long a job that could begin waits for submissions under way, whose senders wait too."""
 POLL_SECONDS = 0.25
 """How often to look for jobs that others have accepted or left."""
