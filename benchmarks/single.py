@@ -103,7 +103,7 @@ class Child:
         return self.answer(READY_SECONDS)
 
     def end(self) -> None:
-        """End the process and what it started."""
+        """End the process and what it started, once or more often."""
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, 9)
         self._process.communicate()
@@ -150,7 +150,9 @@ def measured(w: Workload, peers: Sequence[str], rounds: int = ROUNDS) -> Row:
                 continue
             child = stack.enter_context(_child(python, peer, w, folder))
             cell.why = _ready(child, cell, peer, w, folder, wanted)
-            if not cell.why:
+            if cell.why:
+                child.end()  # it may compile still, beside those that are timed
+            else:
                 live[peer] = child
             print(f"  {w.name} {peer}: {cell.why or f'ready, first call {cell.first:.2f} s'}", file=sys.stderr)
         _rounds(row, live, rounds)
