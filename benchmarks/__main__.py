@@ -33,7 +33,9 @@ float64 (PyTorch's, and the definition in NumPy) before anything is timed. The f
 empty caches, not imports. Memory is the peak resident set above what there was with library and inputs loaded. W9 gets its vector anew in
 each call. The rows without a W are the same families in other shapes. Peers that are not installed here run with the Python that
 GRADFLEET_BENCH_PYTHON names (`pip install numpy tensorflow-cpu pytensor casadi` there). Workloads may be measured in several runs, so only
-what is in one row is to be compared; a peer without a figure in a row was not asked there, or is named below with the reason."""
+what is in one row is to be compared; a peer without a figure in a row was not asked there, or is named below with the reason. The best
+back-end is the fastest of ours, `jax` included. Long rounds change figures: beside peers of half a second a call, W4 by
+LLVM took 13 to 17 ms (its memory had perhaps gone cold), so that row and W5's have the quicker ones only."""
 
 TILES = """## Tiles
 
@@ -57,7 +59,7 @@ worth a second table beside the derivatives that each op declares."""
 DISTRIBUTED = """## Two workers
 
 Milliseconds beside the peers on one machine, in interleaved rounds of one run, two workers of one thread each. An iteration is one of
-gradient descent in 16 chunks; all but PyTorch run the same kernels on the same chunks. The bare processes are what is left
+gradient descent in 16 chunks; all but PyTorch run the same kernels on the same chunks, NumPy's or LLVM's. The bare processes are what is left
 when nothing is scheduled, kept or repaired: a pipe to each. Our workers exchange their sums with one another. The random
 graph is new in each round and its construction counts. Of the large gradients ours are computed in each iteration, the others' are
 there. The tiny job is a graph and shapes that were seen before, with other values. Tasks that do nothing are one
