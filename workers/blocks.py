@@ -7,9 +7,7 @@ borders depend on the shape only, and no bit on them. A group with a compiled lo
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache
 from math import prod
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -194,8 +192,3 @@ def _share(count: int, rows: int, threads: int, run: Callable[[int, int], None])
     parts = max(1, min(2 * threads, blocks // BLOCKS_A_PART)) if threads > 1 else 1
     ends = [min(count, blocks * k // parts * rows) for k in range(parts + 1)]
     share(parts, threads, lambda number: run(ends[number], ends[number + 1]))
-
-
-@cache
-def pool(threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads, thread_name_prefix="gradfleet-blocks")

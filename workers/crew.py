@@ -1,7 +1,7 @@
-"""Short work shared among threads: whoever comes first takes the next part, and the caller never waits for a thread to wake.
+"""Work shared among threads: whoever comes first takes the next part, and the caller never waits for a thread to wake.
 
-A part that no other thread has begun is done by the caller, so on a busy machine shared work takes as long as without threads, not longer.
-Which thread does a part decides no bit.
+A part that no other thread has begun is done by the caller, so on a busy machine shared work takes as long as without
+threads, not longer. Which thread does a part decides no bit.
 """
 
 import os

@@ -15,8 +15,8 @@ from graphir.interpret import kernel_error
 from graphir.node import Array, Node
 from graphir.partition.plan import Step
 from workers import backends, blas
-from workers.blocks import pool
 from workers.bound import Bound, Look
+from workers.crew import share
 from workers.footprint import has_large_values
 from workers.program import Program, compiled
 from workers.tiling import Tiling
@@ -155,19 +155,16 @@ class _Map:
         """Add what the step makes to the values."""
         wholes = [_empty(shape, node) for *_, shape, node in self._shards]
         threads = 1 if look is not None else self._threads
-        ranges = [range(*chunk_range(number, threads, len(self._tiles))) for number in range(threads)]
-        others = [pool(threads).submit(self._range, values, wholes, numbers, None) for numbers in ranges[1:]]
-        try:
-            trees = [self._range(values, wholes, ranges[0], look)]
-        finally:
-            errors = [other.exception() for other in others]  # they write into the arrays: wait for all
-        for error in errors:
-            if error is not None:
-                raise error
-        trees += [other.result() for other in others]
+        trees: dict[int, list[Tree[Array]]] = {}
+
+        def run(number: int) -> None:
+            numbers = range(*chunk_range(number, threads, len(self._tiles)))
+            trees[number] = self._range(values, wholes, numbers, look)
+
+        share(threads, threads, run)
         values.update((name, whole) for (_, name, *_), whole in zip(self._shards, wholes, strict=True))
         for number, (_, name, join) in enumerate(self._partials):
-            found = {place: array for tree in trees for place, array in tree[number].parts.items()}
+            found = {place: array for tree in trees.values() for place, array in tree[number].parts.items()}
             values[name] = joined(len(self._tiles), found, join)
 
     def _range(
