@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import anyio
 import anyio.from_thread
@@ -33,12 +33,13 @@ from scheduler.job.spec import MAX_SPEC_BYTES, SpecError, parse
 from scheduler.job.store import MAX_PAGE
 
 _LOG = logging.getLogger("gradfleet.jobs")
+T = TypeVar("T")
 MAX_WAIT = 30.0
 UPLOADS = 16
 """Uploads at one time; others wait, so that slow senders do not take the threads that answer everybody."""
 SUBMISSIONS = 2
-"""Submissions that are looked at at one time, in the order in which they came. More threads would not end sooner, since they compute,
-and would keep the loop that answers waiting."""
+"""Submissions that are looked at at one time, in the order in which they came. More threads would not end sooner, since
+they compute, and would keep the loop that answers waiting."""
 STALL_SECONDS = 60.0
 BLOCK = 1 << 20
 _OFFSET = {"Upload-Offset": {"description": "bytes that have come", "schema": {"type": "integer"}}}
@@ -55,6 +56,20 @@ _RANGES: dict[int | str, dict[str, Any]] = {
 
 class _File(FileResponse):
     chunk_size = BLOCK
+
+
+class _Places:
+    """Threads for so many calls at one time; others wait, first come first served."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._limiter: anyio.CapacityLimiter | None = None  # belongs to the running loop
+
+    async def run(self, call: Callable[[], T]) -> T:
+        """What the call gives, to its end even if nobody waits for it any more."""
+        if self._limiter is None:
+            self._limiter = anyio.CapacityLimiter(self._count)
+        return await anyio.to_thread.run_sync(call, limiter=self._limiter, abandon_on_cancel=False)
 
 
 def create_app(desk: Desk, *, close: Callable[[], None], accepts: bool = True) -> FastAPI:
@@ -106,7 +121,7 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
 def _blobs(desk: Desk, door: Door) -> APIRouter:
     router = APIRouter(prefix="/v1", tags=["blobs"])
     reader, writer = Depends(door.needs("read")), Depends(door.needs("submit"))
-    uploads: list[anyio.CapacityLimiter] = []
+    uploads = _Places(UPLOADS)
 
     @router.head(
         "/blobs/{digest}", summary="Whether you have sent this blob; if it was cut, 404 says in Upload-Offset how far it came",
@@ -138,10 +153,8 @@ def _blobs(desk: Desk, door: Door) -> APIRouter:
         part: Annotated[str | None, Header(alias="Content-Range", max_length=100, description=_PART_MEANS)] = None,
     ) -> Response:
         begin, total = _part(part)
-        if not uploads:
-            uploads.append(anyio.CapacityLimiter(UPLOADS))  # belongs to the running loop
         receive = partial(desk.put, caller.owner, digest, _from_thread(_blocks(request)), begin=begin, total=total)
-        new = await anyio.to_thread.run_sync(receive, limiter=uploads[0], abandon_on_cancel=False)
+        new = await uploads.run(receive)
         return Response(status_code=201 if new else 204)
 
     return router
@@ -150,7 +163,7 @@ def _blobs(desk: Desk, door: Door) -> APIRouter:
 def _jobs(desk: Desk, door: Door) -> APIRouter:
     router = APIRouter(prefix="/v1", tags=["jobs"])
     reader, writer = Depends(door.needs("read")), Depends(door.needs("submit"))
-    line: list[anyio.CapacityLimiter] = []
+    places = _Places(SUBMISSIONS)
 
     @router.post("/jobs", status_code=201, summary="Submit a job", openapi_extra=_body(schemas.Submission))
     async def submit(
@@ -159,10 +172,7 @@ def _jobs(desk: Desk, door: Door) -> APIRouter:
         request: Request,
         key: Annotated[str | None, Header(alias="Idempotency-Key", max_length=256)] = None,
     ) -> schemas.Accepted:
-        if not line:
-            line.append(anyio.CapacityLimiter(SUBMISSIONS))  # belongs to the running loop
-        accept = partial(_accepted, desk, caller.owner, body, key)
-        id = await anyio.to_thread.run_sync(accept, limiter=line[0], abandon_on_cancel=False)
+        id = await places.run(partial(_accepted, desk, caller.owner, body, key))
         request.state.audit = {"id": id}
         return schemas.Accepted(id=id)
 
