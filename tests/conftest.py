@@ -64,12 +64,12 @@ def url(request: pytest.FixtureRequest) -> str:
     return request.getfixturevalue("postgres").fresh()
 
 
+def _shares_ray(item: pytest.Item) -> bool:
+    return "local_ray" in getattr(item, "fixturenames", ())
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests that share one Ray go to one process, and begin first; of the others, those of a file go to one process."""
-    on_ray = [item for item in items if "local_ray" in getattr(item, "fixturenames", ())]
-    for item in on_ray:
-        item.add_marker(pytest.mark.xdist_group("local_ray"))
-    others = [item for item in items if item not in set(on_ray)]
-    for item in others:
-        item.add_marker(pytest.mark.xdist_group(item.path.stem))
-    items[:] = on_ray + others
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group("local_ray" if _shares_ray(item) else item.path.stem))
+    items.sort(key=_shares_ray, reverse=True)

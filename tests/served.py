@@ -100,3 +100,19 @@ def gradfleet(*arguments: object) -> subprocess.CompletedProcess[str]:
         timeout=120,
         check=False,
     )
+
+
+def family(pid: int) -> set[int]:
+    """A process, those that it has started, and theirs."""
+    children: dict[int, list[int]] = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parent = int(path.read_text().rsplit(")", 1)[1].split()[1])
+        except OSError:  # it has ended
+            continue
+        children.setdefault(parent, []).append(int(path.parent.name))
+    found, left = set(), [pid]
+    while left:
+        found.add(at := left.pop())
+        left += children.get(at, [])
+    return found

@@ -14,7 +14,7 @@ import graphir as gi
 from graphir.client import connect
 from graphir.errors import JobFailed
 from tests.jobs import WAIT
-from tests.served import ENVIRONMENT, Served, serving
+from tests.served import ENVIRONMENT, Served, family, serving
 
 LISTENING = "0A"
 ENTER = """
@@ -33,22 +33,6 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         with connect(found.url) as client:
             client.submit(gi.Graph({"y": gi.sum(gi.input("x", ("n",)))}), {"x": np.arange(3.0)}).result(WAIT)
         yield found
-
-
-def family(pid: int) -> set[int]:
-    """A process and all that it has started, by the session that Ray's processes keep in their environment."""
-    children: dict[int, list[int]] = {}
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            parent = int(path.read_text().rsplit(")", 1)[1].split()[1])
-        except OSError:  # it has ended
-            continue
-        children.setdefault(parent, []).append(int(path.parent.name))
-    found, left = set(), [pid]
-    while left:
-        found.add(at := left.pop())
-        left += children.get(at, [])
-    return found
 
 
 def listening(pids: set[int]) -> dict[tuple[str, int], str]:

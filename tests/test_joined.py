@@ -4,10 +4,9 @@ import os
 import signal
 import subprocess
 import sys
-import textwrap
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
@@ -16,7 +15,8 @@ import pytest
 
 import graphir as gi
 from tests import served as running
-from tests.served import ROOT, Served, serving
+from tests.jobs import bits, under_way
+from tests.served import ROOT, Served, family, serving
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 X, W = gi.input("x", ("n", 3)), gi.input("w", (3,))
@@ -38,7 +38,7 @@ cluster.shutdown()
 def cluster() -> Iterator[str]:
     """The address of a Ray in processes of its own, which must outlive the block."""
     process = subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(CLUSTER)], env=running.ENVIRONMENT, cwd=ROOT, text=True,
+        [sys.executable, "-c", CLUSTER], env=running.ENVIRONMENT, cwd=ROOT, text=True,
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     assert process.stdin is not None
@@ -53,13 +53,10 @@ def cluster() -> Iterator[str]:
 
 def head(served: Served) -> int:
     """The head process of the Ray that a service has started."""
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-            if parent == served.process.pid and "gcs_server" in (folder / "cmdline").read_text():
-                return int(folder.name)
-        except OSError:  # it has just ended
-            continue
+    for pid in family(served.process.pid):
+        with suppress(OSError):  # it has just ended
+            if Path(f"/proc/{pid}/cmdline").read_text().partition("\0")[0].endswith("gcs_server"):
+                return pid
     raise AssertionError("the service has no Ray")
 
 
@@ -86,11 +83,10 @@ def test_jobs_run_on_a_closed_ray_which_outlives_the_service(tmp_path: Path, mon
 
 def test_it_answers_while_ray_restarts(tmp_path: Path) -> None:
     with gi.connect(workers=0) as client:
-        expected = submit(client).result(120)["w_next"]
+        expected = bits(submit(client))
     with serving(tmp_path, "--workers", 2) as served, gi.connect(served.url) as client:
         before = submit(client)
-        while client.service.status(before.id)["step"] <= 60:
-            time.sleep(0.01)
+        under_way(client, before, 61)
         first = head(served)
         os.kill(first, signal.SIGKILL)
         small = gi.Graph({"y": gi.sum(X @ W)})
@@ -102,5 +98,5 @@ def test_it_answers_while_ray_restarts(tmp_path: Path) -> None:
                 time.sleep(0.05)
         assert "resumed" in [event["type"] for event in before.events()]
         assert head(served) != first
-        assert before.result(120)["w_next"].tobytes() == expected.tobytes()
+        assert bits(before) == expected
         np.testing.assert_allclose(accepted.result(120)["y"], np.sum(FEEDS["x"] @ FEEDS["w"]), rtol=1e-12)
