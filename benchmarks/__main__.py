@@ -34,8 +34,8 @@ empty caches, not imports. Memory is the peak resident set above what there was 
 each call. The rows without a W are the same families in other shapes. Peers that are not installed here run with the Python that
 GRADFLEET_BENCH_PYTHON names (`pip install numpy tensorflow-cpu pytensor casadi` there). Workloads may be measured in several runs, so only
 what is in one row is to be compared; a peer without a figure in a row was not asked there, or is named below with the reason. The best
-back-end is the fastest of ours, `jax` included. Long rounds change figures: beside peers of half a second a call, W4 by
-LLVM took 13 to 17 ms (its memory had perhaps gone cold), so that row and W5's have the quicker ones only."""
+back-end is the fastest of ours, `jax` included. The longer a round, the longer the memory of
+those who wait lies unused, which costs workloads of large arrays most: measure those without the slowest peers."""
 
 TILES = """## Tiles
 

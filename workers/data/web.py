@@ -1,7 +1,7 @@
 """Web addresses: for how long a server may be silent, and inside a fence.
 
-There each redirection is judged like the first address, and each host by where it really is. The address that was judged is the one that is connected to, so a name that means another machine the next time gains
-nothing.
+There each redirection is judged like the first address, and each host by where it really is. The address that was
+judged is the one that is connected to, so a name that means another machine the next time gains nothing.
 """
 
 from typing import Any
@@ -9,7 +9,7 @@ from typing import Any
 from workers.data.fence import Fence
 
 SILENT_SECONDS = 60.0
-"""For how long a server may send nothing, be it its first byte or one of many; how long all of it takes does not matter."""
+"""For how long a server may send nothing, be it its first byte or one of many; the whole may take as long as it likes."""
 
 
 class Outside(Exception):
